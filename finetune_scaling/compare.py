@@ -12,18 +12,20 @@ from collections.abc import Sequence
 from absl import flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import path_flag, paths_flag, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.comparison import LOSSES, System, compare, systems_from_files, systems_from_runs, table
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import check_unique_names, find_metric
 from finetune_scaling.metrics.significance import DEFAULT_SAMPLES, Procedure
+from finetune_scaling.paths import user_path
 
 _SYSTEMS = flags.DEFINE_list(
     "systems", None, "NAME=FILE with each system's hypotheses; the first system is the baseline."
 )
-_REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment per line.")
-_SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment per line.")
+_REFERENCES = paths_flag("references", "Files of references, one segment per line.")
+_SOURCES = path_flag("sources", "File of sources, one segment per line.", default=None)
 _RUNS = flags.DEFINE_list("runs", None, "RUN or NAME=RUN for each run directory; the first run is the baseline.")
 _SPLIT = flags.DEFINE_string("split", "test", "Rows of the runs to read: evaluation/SPLIT.jsonl.")
 _LANGUAGE = flags.DEFINE_string("target_language", "", "Language code of the hypotheses: de, zh, ...")
@@ -35,12 +37,12 @@ _SAMPLES = flags.DEFINE_integer(
     "samples", None, "Number of shuffles (default 10000) or resamples (default 1000).", lower_bound=1
 )
 _SEED = flags.DEFINE_integer("seed", 12345, "Random seed; the default is sacrebleu's.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "", "JSON file to write the result to.")
+_OUT = path_flag("out", "JSON file to write the result to.")
 
 
 def main() -> None:
     """Compare the given systems or runs, write the result as JSON and print it as a table."""
-    out, language = command.required(_OUT), command.required(_LANGUAGE)
+    out, language = required(_OUT), required(_LANGUAGE)
     procedure = Procedure(_TEST.value, _SAMPLES.value or DEFAULT_SAMPLES[_TEST.value], _SEED.value)
     metrics = _select_metrics(_METRICS.value, losses=bool(_RUNS.value))
     result = compare(_systems(language), metrics, procedure)
@@ -72,7 +74,7 @@ def _parse_paths(values: Sequence[str], flag: str, name_needed: bool) -> dict[st
             raise ConfigError(f"--{flag}: {value!r} has an empty name or path; write NAME=PATH")
         if name in named:
             raise ConfigError(f"--{flag}: the name {name} is used twice; give different names as NAME=PATH")
-        named[name] = path
+        named[name] = user_path(path)
     return named
 
 

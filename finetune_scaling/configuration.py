@@ -10,14 +10,27 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar
 
 import ml_collections
 
 from finetune_scaling.errors import ConfigError
 
 T = TypeVar("T")
+ESCAPES = "backslash escapes on the command line"
+Text = Annotated[str, ESCAPES]  # a field of text, in which the command line writes \\n for a newline
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenBlock:
+    """Annotation of a mapping whose fields another module reads; it tells the command line their names and types.
+
+    fields_of: returns the dataclass, or the union of dataclasses, of a block. further: types of its other fields.
+    """
+
+    fields_of: Callable[[Mapping[str, Any]], Any]
+    further: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -29,7 +42,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     for name in mapping:
         if name not in fields:
             raise ConfigError(f"{where}.{name} is not a field of {where}{suggestion(name, fields)}")
-    hints = _type_hints(cls)  # type: ignore[arg-type]
+    hints = type_hints(cls)  # type: ignore[arg-type]
     values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in mapping.items()}
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
@@ -118,8 +131,9 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @functools.cache
-def _type_hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)  # slow, and called for each of thousands of runs
+def type_hints(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, with their annotations."""
+    return typing.get_type_hints(cls, include_extras=True)  # slow, and called for each of thousands of runs
 
 
 def _is_required(field: dataclasses.Field) -> bool:
@@ -130,6 +144,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return plain(value)
+    if origin is Annotated:
+        return _convert_annotated(arguments, value, where)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, where)
     if origin is typing.Literal:
@@ -147,6 +163,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} must be a group of fields, not {value!r}")
         return build(hint, value, where)  # type: ignore[arg-type]
     return _convert_scalar(hint, value, where)
+
+
+def _convert_annotated(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Convert a value of an annotated type, and apply the annotations that are functions."""
+    kind, *annotations = arguments
+    value = _convert(kind, value, where)
+    for function in filter(callable, annotations):
+        try:
+            value = function(value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return value
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:

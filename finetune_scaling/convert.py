@@ -12,9 +12,9 @@ is unpickled, and no code of the model is run. The same command resumes an inter
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
@@ -22,34 +22,30 @@ from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.strict_json import format_json
 
-_FROM_HF = flags.DEFINE_string(
-    "from_hf", "", "Model in Hugging Face's format: a directory, or OWNER/NAME[@REVISION] on the hub."
-)
-_OUT = flags.DEFINE_string("out", "", "Directory of the result: empty, or of the same import.")
+_FROM_HF = path_flag("from_hf", "Model in Hugging Face's format: a directory, or OWNER/NAME[@REVISION] on the hub.")
+_OUT = path_flag("out", "Directory of the result: empty, or of the same import.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the stored parameters; default: that of the files."
 )
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which files are sharded along axis fsdp; -1: all.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Devices over which files are sharded along axis tensor.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of the model's tokenizer; default: the model's own.")
+_TOKENIZER = path_flag("tokenizer", "Directory of the model's tokenizer; default: the model's own.")
 _PRETRAIN_TOKENS = flags.DEFINE_integer(
     "pretrain_tokens", None, "Number of tokens that the model was pretrained on.", lower_bound=1
 )
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The run, or one of its checkpoints, to export.")
+_CHECKPOINT = path_flag("checkpoint", "The run, or one of its checkpoints, to export.")
 _STEP = flags.DEFINE_integer(
     "step", None, "Checkpoint of the run or base; default: the best one, for a base the newest."
 )
-_TO_HF = flags.DEFINE_string("to_hf", "", "Directory for the model, which transformers loads.")
-_TO_PEFT = flags.DEFINE_string("to_peft", "", "Directory for the adapter, which PEFT loads.")
+_TO_HF = path_flag("to_hf", "Directory for the model, which transformers loads.")
+_TO_PEFT = path_flag("to_peft", "Directory for the adapter, which PEFT loads.")
 _MERGE = flags.DEFINE_boolean(
     "merge", True, "Merge the adapter into the model of --to-hf; --no-merge: base and adapter."
 )
-_FROM_PEFT = flags.DEFINE_string("from_peft", "", "Directory of the PEFT adapter to import.")
-_BASE = flags.DEFINE_string("base", "", "The run that the adapter extends: a base, or an imported public model.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Finetuning config whose task the adapter is evaluated and trained on."
-)
+_FROM_PEFT = path_flag("from_peft", "Directory of the PEFT adapter to import.")
+_BASE = path_flag("base", "The run that the adapter extends: a base, or an imported public model.")
+_CONFIG = config_flag("config", "Finetuning config whose task the adapter is evaluated and trained on.")
 
 _FLAGS: dict[str, tuple[flags.FlagHolder, ...]] = {
     "from_hf": (_OUT, _DTYPE, _FSDP, _TENSOR, _TOKENIZER, _PRETRAIN_TOKENS),
@@ -79,15 +75,13 @@ def _direction() -> str:
 
 def _import_model() -> dict[str, Any]:
     sharding = ShardingConfig(_FSDP.value, _TENSOR.value)
-    out, tokenizer = command.required(_OUT), _TOKENIZER.value
+    out, tokenizer = required(_OUT), _TOKENIZER.value
     return import_model(ModelImport(_FROM_HF.value, out, _DTYPE.value, sharding, tokenizer, _PRETRAIN_TOKENS.value))
 
 
 def _import_adapter() -> dict[str, Any]:
-    config = command.read_config(_CONFIG) if _CONFIG.value else {}
-    return import_adapter(
-        AdapterImport(_FROM_PEFT.value, command.required(_BASE), command.required(_OUT), _STEP.value, config)
-    )
+    config = read_config(_CONFIG) if _CONFIG.value else {}
+    return import_adapter(AdapterImport(_FROM_PEFT.value, required(_BASE), required(_OUT), _STEP.value, config))
 
 
 def _export_run() -> dict[str, Any]:
@@ -101,4 +95,4 @@ def _export_run() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, accelerator=True)

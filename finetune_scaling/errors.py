@@ -4,13 +4,16 @@ Each message names the file, line or field that is wrong and how to fix it; comm
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes the run
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report Ctrl-C
+EXIT_OUTPUT_CLOSED = 141  # 128 + SIGPIPE, as shells report a program whose output nobody reads
 
 
 class UserError(Exception):
@@ -73,15 +76,44 @@ INTERRUPTED = "interrupted: run the same command again to resume from the last c
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a UserError as one line on stderr and exit with its code; likewise for Ctrl-C and preemption."""
+    """Print a UserError as one line on stderr and exit with its code; likewise for Ctrl-C and preemption.
+
+    If nobody reads the output any more (`| head`), the command ends without a message, as other programs do.
+    """
+    with _exit_if_output_is_closed():
+        try:
+            yield
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(error.exit_code)
+        except Preempted as notice:
+            print(f"preempted: {notice}", file=sys.stderr, flush=True)
+            sys.exit(EXIT_PREEMPTED)
+        except KeyboardInterrupt:
+            print(INTERRUPTED, file=sys.stderr, flush=True)
+            sys.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _exit_if_output_is_closed() -> Iterator[None]:
     try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
-    except Preempted as notice:
-        print(f"preempted: {notice}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_PREEMPTED)
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr, flush=True)
-        sys.exit(EXIT_INTERRUPTED)
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()  # which Python would do later, with a traceback
+            raise
+    except BrokenPipeError:
+        closed = [_close_if_unread(stream) for stream in (sys.stdout, sys.stderr)]
+        if not any(closed):
+            raise  # another pipe
+        sys.exit(EXIT_OUTPUT_CLOSED)
+
+
+def _close_if_unread(stream: TextIO) -> bool:
+    """Return whether a stream's reader is gone; discard what is still to be written to it."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import config_flag, expand_globs, path_flag, paths_flag, read_config, required
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError
 from finetune_scaling.evaluation.example_rows import decoded_examples, read_rows
 from finetune_scaling.evaluation.jobs import EvaluationJob, EvaluationOptions, plan_evaluations, run_evaluations
@@ -51,16 +51,14 @@ from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.tables import POINTS, write_tables
 from finetune_scaling.training.compilations import compiled_programs
 
-_WORKDIR = flags.DEFINE_multi_string(
-    "workdir", [], "Directories of runs, base models or public models, separated by commas or as glob patterns."
+_WORKDIR = paths_flag(
+    "workdir", "Directories of runs, base models or public models, separated by commas or as glob patterns."
 )
-_STUDY = flags.DEFINE_string("study", "", "Study whose finished runs are scored; its points.csv is rewritten.")
+_STUDY = path_flag("study", "Study whose finished runs are scored; its points.csv is rewritten.")
 _EVALUATORS = flags.DEFINE_list("evaluators", None, "Evaluators by name: the config's, or presets such as few_shot_1.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config with evaluators and decoding; for base and public models also with the task."
-)
-_TOKENIZER = flags.DEFINE_string("tokenizer", "", "Directory of a public model's tokenizer; default: its own.")
-_OUT = flags.DEFINE_string("out", "", "JSON file to write scores to; default for a run: its evaluation/NAME.json.")
+_CONFIG = config_flag("config", "Config with evaluators and decoding; for base and public models also with the task.")
+_TOKENIZER = path_flag("tokenizer", "Directory of a public model's tokenizer; default: its own.")
+_OUT = path_flag("out", "JSON file to write scores to; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, for base models the newest.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
@@ -75,10 +73,10 @@ _OF = flags.DEFINE_integer("of", 1, "Number of shares.", lower_bound=1)
 _FSDP = flags.DEFINE_integer("fsdp", 1, "Size of the mesh axis that shards parameters; -1: all devices.")
 _TENSOR = flags.DEFINE_integer("tensor", 1, "Size of the mesh axis that shards heads, feed-forward and vocabulary.")
 _ATTENTION = flags.DEFINE_string("attention", "", "Attention implementation, if the run's own needs another device.")
-_HYPOTHESES = flags.DEFINE_string("hypotheses", "", "File of hypotheses, one segment per line.")
-_ROWS = flags.DEFINE_string("rows", "", "Instead of --hypotheses: a run's rows, evaluation/SPLIT.jsonl.")
-_REFERENCES = flags.DEFINE_list("references", None, "Files of references, one segment per line.")
-_SOURCES = flags.DEFINE_string("sources", None, "File of sources, one segment per line.")
+_HYPOTHESES = path_flag("hypotheses", "File of hypotheses, one segment per line.")
+_ROWS = path_flag("rows", "Instead of --hypotheses: a run's rows, evaluation/SPLIT.jsonl.")
+_REFERENCES = paths_flag("references", "Files of references, one segment per line.")
+_SOURCES = path_flag("sources", "File of sources, one segment per line.", default=None)
 _LANGUAGE = flags.DEFINE_string(
     "target_language", "", "Language code of the hypotheses: de, zh, ...; optional for rows, which have their own."
 )
@@ -102,14 +100,13 @@ def main() -> None:
     elif _STUDY.value:
         _score_study(local_path(_STUDY.value, "a study"))
     else:
-        paths = [path for value in _WORKDIR.value for path in value.split(",") if path]
-        _score_models(command.expand_globs(_WORKDIR, paths))
+        _score_models(expand_globs(_WORKDIR, _WORKDIR.value))
 
 
 def _score_texts() -> None:
     command.reject(_RUN_FLAGS, "is for a run (--workdir), not for texts")
     for flag in (_OUT,) if _ROWS.value else (_LANGUAGE, _OUT):
-        command.required(flag)
+        required(flag)
     metrics = metrics_from_flag(_METRICS.value)
     scores = {"metrics": _score_rows(metrics) if _ROWS.value else _score_files(metrics)}
     run_on_primary(lambda: write_json_atomically(_OUT.value, scores))
@@ -133,7 +130,7 @@ def _score_rows(metrics: tuple[Metric, ...] | None) -> Scores:
 
 
 def _score_models(directories: list[str]) -> None:
-    config = command.read_config(_CONFIG) if _CONFIG.value else {}
+    config = read_config(_CONFIG) if _CONFIG.value else {}
     if "families" in config:
         raise ConfigError("--config is a study's config; give it with --study, or give a run's config")
     block = config.get("evaluation") or {}
@@ -153,7 +150,7 @@ def _score_study(workdir: Path) -> None:
     """Score this process's share of a study's finished runs, then rewrite the study's tables."""
     command.reject([_OUT, _SPLIT, _STEP, _TOKENIZER], "is for a run (--workdir), not for a study")
     study = read_recorded_study(workdir)
-    configured = read_study(command.read_config(_CONFIG)) if _CONFIG.value else study
+    configured = read_study(read_config(_CONFIG)) if _CONFIG.value else study
     evaluators = StudyEvaluators(configured, _EVALUATORS.value)
     share = {str(workdir / run.directory): run for run in finished_runs(study, workdir)[_INDEX.value :: _OF.value]}
 
@@ -224,4 +221,4 @@ def _print(job: EvaluationJob, prepared: PreparedEvaluation, record: Record) -> 
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, accelerator=True)

@@ -10,6 +10,7 @@ from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.analysis.joint_fits import JOINT_LAWS
+from finetune_scaling.command_flags import path_flag
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
@@ -22,8 +23,8 @@ from finetune_scaling.tuning.registry import METHODS
 
 def define_flags() -> None:
     """Declare the command's flags."""
-    flags.DEFINE_string("points", None, "a study's directory, or your own CSV or JSONL file", required=True)
-    flags.DEFINE_string("out", None, "directory for fit.json, tables, plots and report.html", required=True)
+    path_flag("points", "a study's directory, or your own CSV or JSONL file", default=None, required=True)
+    path_flag("out", "directory for fit.json, tables, plots and report.html", default=None, required=True)
     flags.DEFINE_string("law", None, f"fit only this law to a CSV of its factors and loss: {', '.join(LAWS)}")
     flags.DEFINE_string("by", None, "with --law: fit each value of this column separately")
     flags.DEFINE_list("laws", None, "joint laws of X and D to fit to a table; default: multiplicative,additive")

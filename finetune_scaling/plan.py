@@ -8,15 +8,15 @@ that fits for each kind of chip, --study sums over a study, --json prints JSON o
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 from absl import flags
-from ml_collections import config_flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import config_flag, read_config, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, available_slices, find_chip, find_slice
+from finetune_scaling.planning.default_prices import default_prices
 from finetune_scaling.planning.formatting import format_plan, format_study
-from finetune_scaling.planning.prices import read_prices
+from finetune_scaling.planning.prices import Prices, read_prices
 from finetune_scaling.planning.run_plan import plan_run, run_plan_as_json
 from finetune_scaling.planning.search import search_kinds
 from finetune_scaling.planning.study_totals import study_totals
@@ -25,8 +25,8 @@ from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.strict_json import format_json
 from finetune_scaling.studies.grid import read_study
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of the run; with --study, of the study.")
-_PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices per chip-hour.")
+_CONFIG = config_flag("config", "Config of the run; with --study, of the study.")
+_PRICES = config_flag("prices", "Config of the prices per chip-hour.", lambda _: Prices, default_prices)
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "Slice (v5e:4x4, h100:8); with --study a kind of chip, with --search either."
 )
@@ -51,9 +51,8 @@ _JSON = flags.DEFINE_boolean("json", False, "JSON on stdout and nothing else.")
 def main() -> None:
     """Plan a run, search for its layout, or sum over a study."""
     _check_flags()
-    jax.config.update("jax_platforms", "cpu")
-    config = command.read_config(_CONFIG)
-    prices = read_prices(command.read_config(_PRICES))
+    config = read_config(_CONFIG)
+    prices = read_prices(read_config(_PRICES))
     if _STUDY.value:
         totals = study_totals(read_study(config), list(_slices()), prices, _UTILISATION.value)
         print(format_json(totals) if _JSON.value else format_study(totals))
@@ -82,7 +81,7 @@ def _check_flags() -> None:
     if _SEARCH.value and _STUDY.value:
         raise ConfigError("--search plans one run and --study a study; give one of them")
     if not (_SEARCH.value or _STUDY.value):
-        command.required(_TOPOLOGY)
+        required(_TOPOLOGY)
     if _STUDY.value:
         for flag in (_BATCH, _BATCHES, _LENGTH, _MODEL, _VOCABULARY):
             if flag.value is not None:

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
 from finetune_scaling.configuration import build, choose
 from finetune_scaling.data.corpus import document_counts
 from finetune_scaling.data.objectives import max_text_tokens
@@ -39,12 +39,10 @@ from finetune_scaling.runs.run_directory import lock_directory
 
 def define_flags() -> None:
     """Define the flags of the command; not on import, so that other modules can import this one."""
-    config_flags.DEFINE_config_file(
-        "config", None, "config file; tokenizer: with the groups tokenizer and corpus; shards: of a pretraining run"
-    )
-    flags.DEFINE_string("out", None, "tokenizer, shards: output directory")
+    config_flag("config", "config file; tokenizer: with the groups tokenizer and corpus; shards: of a pretraining run")
+    path_flag("out", "tokenizer, shards: output directory", default=None)
     flags.DEFINE_string("task", None, "corpus: name of the task to download and prepare")
-    flags.DEFINE_string("data_dir", None, "corpus: data directory; default: the source's")
+    path_flag("data_dir", "corpus: data directory; default: the source's", default=None)
     flags.DEFINE_integer("shards", 16, "shards: number of files; one worker writes a file", lower_bound=1)
     flags.DEFINE_bool("drop_duplicates", False, "shards: keep only the first of documents with equal text")
     flags.DEFINE_integer("min_tokens", 0, "shards: drop documents with fewer tokens; 0: no limit", lower_bound=0)
@@ -58,7 +56,7 @@ def main(subcommand: str) -> None:
 
 
 def _run_tokenizer() -> None:
-    config, out = command.read_config(flags.FLAGS["config"]), command.required(flags.FLAGS["out"])
+    config, out = read_config(flags.FLAGS["config"]), required(flags.FLAGS["out"])
     tokenizer = prepare_tokenizer(build(TokenizerPreparation, config, "config"), out)
     print(f"{out}: tokenizer of {tokenizer.vocab_size} ids, sha256 {tokenizer.digest}")
 
@@ -81,9 +79,9 @@ def prepare_config(config: Any) -> Iterator[dict[str, Any]]:
 def _run_corpus() -> None:
     reports: Iterable[dict[str, Any]]
     if flags.FLAGS["config"].value is not None:
-        reports = prepare_config(command.read_config(flags.FLAGS["config"]))
+        reports = prepare_config(read_config(flags.FLAGS["config"]))
     else:
-        task = {"name": command.required(flags.FLAGS["task"]), "sources": {"data_dir": flags.FLAGS.data_dir}}
+        task = {"name": required(flags.FLAGS["task"]), "sources": {"data_dir": flags.FLAGS.data_dir}}
         reports = prepare_task(load_task(task))
     for line in dict.fromkeys(map(_report_line, reports)):
         print(line, flush=True)
@@ -110,7 +108,7 @@ def shards_of_run(run_config: RunConfig, shards: int, filters: Filters) -> Prepa
 def _run_shards() -> None:
     import_beam()  # before any text is read
     values = flags.FLAGS
-    config, out = command.read_config(values["config"]), location(command.required(values["out"]))
+    config, out = read_config(values["config"]), location(required(values["out"]))
     filters = Filters(values.drop_duplicates, values.min_tokens, values.max_tokens)
     with lock_directory(out):
         preparation = shards_of_run(read_run_config(config), values.shards, filters)

@@ -11,14 +11,20 @@ import jax
 from absl import logging as absl_logging
 
 from finetune_scaling.errors import EXIT_INTERRUPTED, INTERRUPTED
+from finetune_scaling.paths import user_path
 from finetune_scaling.training.compilations import compiled_programs
 
 CACHE_VARIABLE = "FINETUNE_SCALING_CACHE"
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # parameters of mallopt, from malloc.h
 
 
-def set_up() -> None:
-    """Set up the process of a command; to be called once, at the start of its main function."""
+def set_up(*, accelerator: bool = True) -> None:
+    """Set up the process of a command; to be called once, at the start of its main function.
+
+    accelerator: False keeps JAX on the CPU, so that it neither waits for nor reports on accelerators.
+    """
+    if not accelerator:
+        jax.config.update("jax_platforms", "cpu")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("finetune_scaling").setLevel(logging.INFO)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the errors that it raises
@@ -61,7 +67,7 @@ def enable_compilation_cache() -> None:
     The environment variable FINETUNE_SCALING_CACHE names another directory; an empty value turns the cache off.
     """
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune_scaling" / "xla"
-    directory = os.environ.get(CACHE_VARIABLE, str(default))
+    directory = user_path(os.environ.get(CACHE_VARIABLE, default))
     if directory and not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from finetune_scaling import command
 from finetune_scaling.api import fit, read_points
+from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
 from finetune_scaling.planning import prices
+from finetune_scaling.planning.default_prices import default_prices
 from finetune_scaling.recommendation.advice import CONFIDENT, NEGLIGIBLE, Advice
 from finetune_scaling.recommendation.budget import FORMS, UTILISATION
 from finetune_scaling.recommendation.candidates import list_candidates
@@ -30,8 +31,8 @@ from finetune_scaling.recommendation.record import to_record
 from finetune_scaling.strict_json import format_json
 from finetune_scaling.tuning.registry import METHODS
 
-_PRICES = config_flags.DEFINE_config_file("prices", "configs/prices.py", "Config of the prices of chips.")
-_POINTS = flags.DEFINE_string("points", None, "CSV of points: points.csv of a study, or your own table.")
+_PRICES = config_flag("prices", "Config of the prices of chips.", lambda _: prices.Prices, default_prices)
+_POINTS = path_flag("points", "CSV of points: points.csv of a study, or your own table.", default=None)
 _EXAMPLES = flags.DEFINE_string("finetune_examples", None, "Number of available finetuning examples, as 40000 or 40e3.")
 _TASK = flags.DEFINE_string("task", None, "One of the points' tasks; default: all.")
 _BUDGET = flags.DEFINE_string("budget", None, f"Budget of one run: {FORMS}.")
@@ -44,13 +45,13 @@ _TOKENS = flags.DEFINE_float("tokens_per_example", None, "Compute costs as 6 N o
 _EPOCHS = flags.DEFINE_float("epochs", 1.0, "With --tokens-per-example: passes over the examples.")
 _UTILISATION = flags.DEFINE_float("utilisation", UTILISATION, "Assumed model FLOPs utilisation (share of the peak).")
 _JSON = flags.DEFINE_boolean("json", False, "Print JSON only.")
-_OUT = flags.DEFINE_string("out", None, "Also write the JSON to this file.")
+_OUT = path_flag("out", "Also write the JSON to this file.", default=None)
 
 
 def main() -> None:
     """Fit the requested tasks and print the recommendations."""
     question = read_question()
-    table = read_points(command.required(_POINTS), methods=_METHODS.value or tuple(METHODS))
+    table = read_points(required(_POINTS), methods=_METHODS.value or tuple(METHODS))
     tasks = table.tasks if _TASK.value is None else (choose_task(table.tasks, _TASK.value),)
     for task in tasks:  # costs and budget are checked before the slow fits
         list_candidates(table, task, question)
@@ -69,9 +70,9 @@ def main() -> None:
 def read_question() -> Question:
     """Read the question from the flags."""
     return make_question(
-        parse_number(command.required(_EXAMPLES), "finetune-examples"),
+        parse_number(required(_EXAMPLES), "finetune-examples"),
         _BUDGET.value,
-        prices.read_prices(command.read_config(_PRICES)),
+        prices.read_prices(read_config(_PRICES)),
         _UTILISATION.value,
         further_sizes=tuple(parse_number(text, "sizes") for text in _SIZES.value or ()),
         tokens_per_example=_TOKENS.value,

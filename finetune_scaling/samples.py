@@ -7,23 +7,24 @@ marked differences, which can be sorted and filtered. The scores are also writte
 from absl import flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import expand_globs, path_flag, paths_flag, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.sample_page.page import write_page
 from finetune_scaling.evaluation.sample_page.samples import RunSamples, align, read_runs
 from finetune_scaling.evaluation.sample_page.sentence_scores import DEFAULTS, SCORERS, sentence_scores
 from finetune_scaling.files import local_path
 
-_RUNS = flags.DEFINE_list("runs", None, "Directories of scored runs, or glob patterns.")
+_RUNS = paths_flag("runs", "Directories of scored runs, or glob patterns.")
 _NAMES = flags.DEFINE_list("names", None, "Names of the runs; default: the parts of their paths that differ.")
 _SPLIT = flags.DEFINE_string("split", "test", "Rows to show: evaluation/SPLIT.jsonl of each run.")
 _SCORE = flags.DEFINE_enum("score", None, list(SCORERS), "Sentence-level score; default: by the kind of task.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Show only the first N rows; default: all.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "samples.html", "HTML file to write; the scores go to the same name with .json.")
+_OUT = path_flag("out", "HTML file to write; the scores go to the same name with .json.", default="samples.html")
 
 
 def main() -> None:
     """Read and score the rows of the runs, and write the page."""
-    directories, names = command.expand_globs(_RUNS, command.required(_RUNS)), _NAMES.value
+    directories, names = expand_globs(_RUNS, required(_RUNS)), _NAMES.value
     out = local_path(_OUT.value, "a page of samples")
     if names is not None and len(names) != len(directories):
         raise ConfigError(f"--names has {len(names)} names for {len(directories)} runs; give one name per run")

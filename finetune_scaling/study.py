@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from finetune_scaling import command
+from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.experiments import run
 from finetune_scaling.files import local_path
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _NAMED_FAILURES = 10
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a study's config file.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the study; finished runs in it are kept.")
+_CONFIG = config_flag("config", "Path of a study's config file.")
+_WORKDIR = path_flag("workdir", "Directory of the study; finished runs in it are kept.")
 _INDEX = flags.DEFINE_integer("index", 0, "This process's share of the runs, counted from 0.", lower_bound=0)
 _OF = flags.DEFINE_integer("of", 1, "Number of shares that the runs are split into.", lower_bound=1)
 _RETRY = flags.DEFINE_boolean("retry_failed", False, "Also retry runs that failed by their config, data or training.")
@@ -44,7 +44,7 @@ _JSON = flags.DEFINE_boolean("json", False, "With --list: print only a JSON arra
 
 def main() -> None:
     """List a study, or execute this process's share of it and, once all runs are finished, write the report."""
-    config, workdir = command.read_config(_CONFIG), local_path(_WORKDIR.value, "a study")
+    config, workdir = read_config(_CONFIG), local_path(_WORKDIR.value, "a study")
     study = read_study(config)
     _check_flags()
     limits = format_limits(grid_limits(study))
@@ -53,7 +53,7 @@ def main() -> None:
         text = format_listing(rows, list_bases(study, workdir), len(study.seeds))
         print(format_json(rows) if _JSON.value else "\n".join(filter(None, (limits, text))))
         return
-    command.required(_WORKDIR)
+    required(_WORKDIR)
     for module in (run, run_data):  # hide the tables of single runs
         logging.getLogger(module.__name__).setLevel(logging.WARNING)
     if limits:
@@ -101,4 +101,4 @@ def _print_failures(failures: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, accelerator=True)

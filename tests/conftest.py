@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 import synthetic_points
-from finetune_scaling import configuration, process_setup
+from finetune_scaling import command, configuration, process_setup
 from finetune_scaling.analysis.analysis import Analysis, analyse
+from finetune_scaling.command_flags import config_flag, read_config
 from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.experiments.run import run as train
@@ -177,6 +179,20 @@ class TinyRuns(NamedTuple):
         if what != "study":
             flags.append(f"--config.tokenizer={self.tokenizer}")
         return flags if what in ("study", "pretrain") else [*flags, f"--config.base.run={self.base}"]
+
+
+@pytest.fixture
+def read_command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Return a function of the flags --config=FILE, --config.field=value, ...: the config that a command reads."""
+
+    def read(*arguments: str) -> dict[str, Any]:
+        values = flags.FlagValues()
+        monkeypatch.setattr(flags, "FLAGS", values)
+        flag = config_flag("config", "", flag_values=values)
+        command._parse_flags(["train", *arguments])
+        return read_config(flag)
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
-from finetune_scaling import command
 from finetune_scaling.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, ConfigError
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -159,36 +155,21 @@ FAULTS = [
 ]
 
 
-@pytest.fixture
-def read(monkeypatch) -> Callable[..., dict[str, Any]]:
-    """read("--config=FILE", ...): the config that a command reads from this command line."""
-    values = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", values)
-
-    def read(*arguments: str) -> dict[str, Any]:
-        line = ["train", *arguments]
-        flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
-        command._parse_flags(line)
-        return command.read_config(flag)
-
-    return read
-
-
 @pytest.mark.parametrize(("text", "expected"), FAULTS)
-def test_a_failing_config_file_is_named_with_its_line(text, expected, read, tmp_path):
+def test_a_failing_config_file_is_named_with_its_line(text, expected, read_command_line, tmp_path):
     file = tmp_path / "config.py"
     file.write_text(text)
     with pytest.raises(ConfigError) as raised:
-        read(f"--config={file}")
+        read_command_line(f"--config={file}")
     assert str(raised.value).startswith("--config: " + expected.replace("FILE", str(file)))
     assert "\n" not in str(raised.value)
 
 
-def test_a_config_error_of_a_config_file_is_unchanged(read, tmp_path):
+def test_a_config_error_of_a_config_file_is_unchanged(read_command_line, tmp_path):
     file = tmp_path / "config.py"
     file.write_text("from finetune_scaling.errors import ConfigError\n\nraise ConfigError('sizes: name one')\n")
     with pytest.raises(ConfigError, match=r"^sizes: name one$"):
-        read(f"--config={file}")
+        read_command_line(f"--config={file}")
 
 
 def test_command_line_errors_are_one_line_and_exit_with_2(tiny_runs, tmp_path):

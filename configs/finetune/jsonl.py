@@ -7,7 +7,6 @@ such as {"en": "a house", "de": "ein Haus"}.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.runs.config_template import set_base, short_finetuning_template, size_and_method
@@ -26,8 +25,8 @@ def get_config(argument: str = "800k,lora") -> ConfigDict:
         dev="dev.jsonl",
         test={"test": "test.jsonl"},
         # None: the default of the kind. With name="chat" the messages of the model's chat format (docs/data.md).
-        template={name: placeholder(str) for name in ("name", "input", "target", "system")},
-        sources={"data_dir": placeholder(str)},
+        template=dict.fromkeys(("name", "input", "target", "system")),
+        sources={"data_dir": None},
     )
     set_base(config, "debian", size)
     config.sequence.length = 256

@@ -2,20 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from finetune_scaling.configuration import canonical_json
-from finetune_scaling.data.sources import open_source, source_from_config
+from finetune_scaling.data.sources import SourceBlock, open_source, source_from_config
 from finetune_scaling.data.sources.records import LazySequence, Records, text_field
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.paths import UserPath
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusPart:
     """One source of a mixture. weight: its relative share of the documents; 0: all of its documents are used."""
 
-    source: Mapping[str, Any]
+    source: SourceBlock
     field: str = "text"
     weight: float = 0.0
 
@@ -29,7 +29,7 @@ class CorpusConfig:
 
     train: tuple[CorpusPart, ...]
     dev: tuple[CorpusPart, ...]
-    prepared: str | None = None
+    prepared: UserPath | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "dev"):

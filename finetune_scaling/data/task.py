@@ -6,15 +6,15 @@ Named tasks are in tasks.py. A config can also contain a complete task, as `json
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import merge
+from finetune_scaling.configuration import OpenBlock, merge
 from finetune_scaling.data import templates
 from finetune_scaling.data.chat_template import ChatTemplate
 from finetune_scaling.data.examples import Examples, Part, PartExamples
 from finetune_scaling.data.language_names import language_name
-from finetune_scaling.data.sources import prepare_source, source_from_config
+from finetune_scaling.data.sources import Source, prepare_source, source_from_config
 from finetune_scaling.data.tasks import TASKS, example_fields, files
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.names import check_file_names
@@ -73,6 +73,9 @@ class Task:
         if split not in splits:
             raise DataError(f"task {self.name} has no split {split!r}; it has {', '.join(splits)}")
         return Examples([PartExamples(part) for part in splits[split]])
+
+
+TaskBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: Task, {"sources": Source})]
 
 
 def load_task(spec: str | Mapping[str, Any]) -> Task:

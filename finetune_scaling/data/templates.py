@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_scaling.configuration import suggestion
+from finetune_scaling.configuration import Text, suggestion
 from finetune_scaling.data.language_names import language_name
 from finetune_scaling.errors import ConfigError
 
@@ -22,8 +22,8 @@ class Template:
     target, or a code in `languages` is not a language code.
     """
 
-    input: str
-    target: str = "{target}"
+    input: Text
+    target: Text = "{target}"
     languages: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:

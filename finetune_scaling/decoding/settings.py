@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from finetune_scaling.configuration import Text
 from finetune_scaling.errors import ConfigError
 
 DecodingMethod = Literal["greedy", "beam", "sample"]
@@ -41,7 +42,7 @@ class DecodingConfig:
     top_p: float | None = None
     min_p: float | None = None
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: tuple[Text, ...] = ()
     max_new_tokens: int | None = None
     max_length_ratio: float | None = None
 

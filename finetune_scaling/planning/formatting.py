@@ -67,7 +67,7 @@ def _totals(extra: Mapping[str, Any]) -> list[str]:
                 f"{run['utilisation']:.0%} of peak ({usd['price'][name]} per chip-hour: {usd['price']['source']}, "
                 f"{usd['price']['date']})"
             )
-    return lines if len(lines) > 1 else [*lines, "cost: unknown; set a price in configs/prices.py"]
+    return lines if len(lines) > 1 else [*lines, "cost: unknown; set a price by --prices.KIND.on_demand=USD"]
 
 
 def _gib(count: int) -> str:

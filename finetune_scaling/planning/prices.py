@@ -1,4 +1,4 @@
-"""Prices of chips, read from a config such as configs/prices.py."""
+"""Prices of chips, read from a config such as default_prices.py."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,15 +1,15 @@
 """Config templates with every field of a run config at its default.
 
-The command line can override only the fields that a config has, so a template has them all.
+A config file can set only the fields that a template has, so it has them all. It accepts values of any type: they are
+checked when the config is read.
 """
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.training import TokenizerConfig
@@ -22,14 +22,14 @@ from finetune_scaling.tuning.registry import METHODS
 
 
 def run_config_template(method: str = "full") -> ConfigDict:
-    """Return every field of a RunConfig with its default and the options of `method`; required fields are placeholders.
+    """Return every field of a RunConfig with its default and the options of `method`; required fields are None.
 
     `corpus`, `task`, `base` and `evaluation.evaluators` are None: a config sets those that it needs.
     Raises ConfigError for an unknown method.
     """
     declaration = configuration.choose(METHODS, method, "method.name")
     config = config_group(RunConfig)
-    config.model = {"name": FieldReference(None, field_type=str), **_placeholders(ModelConfig)}
+    config.model = {"name": None, **_unset_fields(ModelConfig)}
     config.method = config_group(declaration.options)
     config.method.name = method
     config.schedule = config_group(ScheduleConfig)
@@ -40,13 +40,13 @@ def pretraining_template(size: str, corpus: Mapping[str, Any]) -> ConfigDict:
     """Return a config that pretrains a size of the model ladder on a corpus, without limits and sequence length."""
     config = run_config_template()
     config.model.name = _known_size(size)
-    config.corpus = {**corpus, "prepared": FieldReference(None, field_type=str)}
+    config.corpus = {**corpus, "prepared": None}
     return config
 
 
 def tokenizer_template(corpus: Mapping[str, Any], **fields: Any) -> ConfigDict:
     """Return a config of `prepare tokenizer`: the fields of a TokenizerConfig, and the training corpus."""
-    config = ConfigDict({"tokenizer": config_group(TokenizerConfig), "corpus": corpus})
+    config = ConfigDict({"tokenizer": config_group(TokenizerConfig), "corpus": corpus}, type_safe=False)
     config.tokenizer.update(fields)
     return config
 
@@ -56,10 +56,10 @@ def finetuning_template(task: str, method: str) -> ConfigDict:
     config = run_config_template(method)
     config.task = {
         "name": task,
-        "max_source_tokens": FieldReference(None, field_type=int),
-        "max_target_tokens": FieldReference(None, field_type=int),
-        "template": {name: FieldReference(None, field_type=str) for name in ("name", "input", "target", "system")},
-        "sources": {"data_dir": FieldReference(None, field_type=str)},
+        "max_source_tokens": None,
+        "max_target_tokens": None,
+        "template": dict.fromkeys(("name", "input", "target", "system")),
+        "sources": {"data_dir": None},
     }
     config.base = config_group(BaseConfig)
     return config
@@ -115,9 +115,10 @@ def _known_size(size: str) -> str:
 
 
 def config_group(kind: type) -> ConfigDict:
-    """Return every field of a dataclass as a config group: nested dataclasses as groups, others as typed values."""
+    """Return every field of a dataclass with its default as a config group, nested dataclasses as groups."""
     hints = typing.get_type_hints(kind)
-    return ConfigDict({field.name: _value(hints[field.name], _default(field)) for field in dataclasses.fields(kind)})
+    fields = {field.name: _value(hints[field.name], _default(field)) for field in dataclasses.fields(kind)}
+    return ConfigDict(fields, type_safe=False)
 
 
 def _value(hint: Any, default: Any) -> Any:
@@ -126,8 +127,6 @@ def _value(hint: Any, default: Any) -> Any:
         if default is not None:
             group.update(configuration.plain(default))
         return group
-    if kind := _scalar_kind(hint):
-        return FieldReference(default, field_type=kind)
     return tuple(configuration.plain(default)) if isinstance(default, tuple) else configuration.plain(default)
 
 
@@ -137,25 +136,11 @@ def _default(field: dataclasses.Field) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-def _scalar_kind(hint: Any) -> type | None:
-    """Return int, float, str or bool if a field is such a scalar, optional or not; None for any other field."""
-    kinds = [str if typing.get_origin(kind) is typing.Literal else kind for kind in _kinds(hint)]
-    return kinds[0] if len(kinds) == 1 and kinds[0] in (int, float, str, bool) else None
+def _unset_fields(kind: type) -> dict[str, Any]:
+    """Return every field of a dataclass with the value None; fields of nested dataclasses as groups."""
+    return {name: _unset(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """Return the types of a union except None, or the only type of any other hint."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return [option for option in options if option is not type(None)]
-
-
-def _placeholders(kind: type) -> dict[str, Any]:
-    """Return a placeholder for every field of a dataclass, to be set on the command line; nested ones as groups."""
-    return {name: _placeholder(hint) for name, hint in typing.get_type_hints(kind).items()}
-
-
-def _placeholder(hint: Any) -> Any:
-    kinds = _kinds(hint)
-    if dataclasses.is_dataclass(kinds[0]):
-        return {name: value for kind in kinds for name, value in _placeholders(kind).items()}  # type: ignore[arg-type]
-    return FieldReference(None, field_type=_scalar_kind(hint) or typing.get_origin(kinds[0]))
+def _unset(hint: Any) -> dict[str, Any] | None:
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(kind)]
+    return {name: value for kind in kinds for name, value in _unset_fields(kind).items()} or None  # type: ignore[arg-type]

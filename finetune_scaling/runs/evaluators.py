@@ -12,11 +12,12 @@ The fields of an evaluator named in PRESETS override the preset's; any other eva
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from finetune_scaling.configuration import build, check_at_least, choose, suggestion, without_unset
+from finetune_scaling.configuration import OpenBlock, Text, build, check_at_least, choose, suggestion, without_unset
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.task import TaskBlock
 from finetune_scaling.data.templates import placeholders
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
@@ -43,13 +44,13 @@ class TaskEvaluator:
     every_steps: also evaluate during training, with values in metrics.jsonl; None: only after training.
     """
 
-    task: Mapping[str, Any] | None = None
+    task: TaskBlock | None = None
     directions: Directions = "own"
     splits: tuple[str, ...] | None = None
     shots: int = 0
     shots_from: str = "train"
     max_shot_tokens: int | None = None
-    demonstration: str = "{input}{target}\n\n"
+    demonstration: Text = "{input}{target}\n\n"
     seed: int = 0
     examples: int | None = DEFAULT_EXAMPLES
     generate: int | None = DEFAULT_GENERATED
@@ -95,6 +96,7 @@ class TextEvaluator:
 
 
 Evaluator = TaskEvaluator | TextEvaluator
+EvaluatorBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: TaskEvaluator | TextEvaluator)]
 
 KINDS: dict[str, type[TaskEvaluator] | type[TextEvaluator]] = {"task": TaskEvaluator, "text": TextEvaluator}
 

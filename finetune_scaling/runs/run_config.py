@@ -3,17 +3,20 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import check_at_least
+from finetune_scaling.configuration import OpenBlock, check_at_least
 from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
+from finetune_scaling.data.task import TaskBlock
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.runs.evaluators import Evaluator, read_evaluators
+from finetune_scaling.paths import UserPath
+from finetune_scaling.runs.evaluators import Evaluator, EvaluatorBlock, read_evaluators
 from finetune_scaling.sharding.mesh import ShardingConfig
 from finetune_scaling.training.optimizers import OptimizerConfig, ScheduleConfig
 from finetune_scaling.tuning.method import MethodSpec, TuningMethod, configure
@@ -21,6 +24,15 @@ from finetune_scaling.tuning.registry import METHODS
 
 Kind = Literal["pretraining", "finetuning", "converted model", "imported adapter"]
 LARGEST_SEED = 2**32 - 1
+
+ModelBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: ModelConfig, {"name": str})]
+ScheduleBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: ScheduleConfig)]
+MethodBlock = Annotated[Mapping[str, Any], OpenBlock(lambda block: _method_options(block), {"name": str})]
+
+
+def _method_options(block: Mapping[str, Any]) -> Any:
+    name = block.get("name")
+    return METHODS[name].options if name in METHODS else Any  # a wrong name is an error when the config is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Seeds:
 class BaseConfig:
     """The base model of a finetuning run: a run directory, and the step of its checkpoint (None: the newest)."""
 
-    run: str
+    run: UserPath
     step: int | None = None
 
 
@@ -179,7 +191,7 @@ class EvaluationConfig:
     test_examples: int | None = None
     generate_examples: int | None = 0
     decoding: DecodingConfig = dataclasses.field(default_factory=DecodingConfig)
-    evaluators: Mapping[str, Mapping[str, Any]] | None = None
+    evaluators: Mapping[str, EvaluatorBlock] | None = None
 
     def __post_init__(self) -> None:
         check_at_least(self, ("every_steps", "times", "batch_size", "dev_examples", "test_examples"), 1, "evaluation.")
@@ -237,13 +249,13 @@ class RunConfig:
 
     sequence: SequenceConfig
     limits: LimitsConfig
-    tokenizer: str = ""
+    tokenizer: UserPath = ""
     name: str = ""
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    method: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "full"})
+    model: ModelBlock = dataclasses.field(default_factory=dict)
+    method: MethodBlock = dataclasses.field(default_factory=lambda: {"name": "full"})
     corpus: CorpusConfig | None = None
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
-    task: Mapping[str, Any] | None = None
+    task: TaskBlock | None = None
     base: BaseConfig | None = None
     public: PublicModel | None = None
     adapter: ImportedAdapter | None = None
@@ -252,7 +264,7 @@ class RunConfig:
     batch: BatchConfig = BatchConfig()
     sharding: ShardingConfig = dataclasses.field(default_factory=ShardingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    schedule: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: ScheduleBlock = dataclasses.field(default_factory=dict)
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -10,15 +10,22 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import choose
+from finetune_scaling.configuration import OpenBlock, choose
+from finetune_scaling.data.task import TaskBlock
+from finetune_scaling.data.tokenizers.training import TokenizerConfig
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
 from finetune_scaling.models.ladder import LADDER
 from finetune_scaling.names import check_file_names
+from finetune_scaling.paths import UserPath
+from finetune_scaling.runs.run_config import ModelBlock, RunConfig
 from finetune_scaling.tuning.registry import METHODS
+
+RunBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: RunConfig)]
+TokenizerBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: TokenizerConfig)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +39,7 @@ class PublicLadder:
     revisions: one for each of the family's tokens; empty: one base per size, of the newest revision.
     """
 
-    source: str
+    source: UserPath
     models: tuple[Mapping[str, Any], ...] = ()
     revisions: tuple[str, ...] = ()
 
@@ -60,10 +67,10 @@ class FamilyConfig:
     sizes: tuple[str, ...]
     factor_size: str
     tokens: tuple[int, ...] = ()
-    tokenizer: str | Mapping[str, Any] = ""
-    pretrain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tokenizer: UserPath | TokenizerBlock = ""
+    pretrain: RunBlock = dataclasses.field(default_factory=dict)
     public: PublicLadder | None = None
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model: ModelBlock = dataclasses.field(default_factory=dict)
     held_out_sizes: tuple[str, ...] = ()
     held_out_tokens: tuple[int, ...] = ()
 
@@ -144,7 +151,7 @@ class MethodGrid:
     pet_sizes: tuple[int, ...] = ()
     held_out_pet_sizes: tuple[int, ...] = ()
     factors: tuple[str, ...] = FACTORS
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: RunBlock = dataclasses.field(default_factory=dict)
     learning_rates: tuple[float, ...] = ()
     sweep_examples: tuple[int, ...] = ()
 
@@ -174,9 +181,9 @@ class MethodGrid:
 class TaskGrid:
     """A task, the family of its bases, fields that all its finetuning configs share, and each method's grid."""
 
-    task: Mapping[str, Any]
+    task: TaskBlock
     family: str
-    finetune: Mapping[str, Any]
+    finetune: RunBlock
     methods: Mapping[str, MethodGrid]
 
     def __post_init__(self) -> None:

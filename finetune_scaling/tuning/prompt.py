@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from finetune_scaling.configuration import Text
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
@@ -26,7 +27,7 @@ class PromptOptions:
     length: int = 100
     frequent: int = 5000
     initialization: Literal["vocabulary", "text", "random"] = "vocabulary"
-    text: str = ""
+    text: Text = ""
 
     def __post_init__(self) -> None:
         if self.length < 0:

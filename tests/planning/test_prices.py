@@ -1,20 +1,15 @@
 """Prices: the shipped table, and errors in others."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 
-from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import CHIPS
+from finetune_scaling.planning.default_prices import default_prices
 from finetune_scaling.planning.prices import Price, cost, price_of, read_prices
-
-SHIPPED = Path(__file__).parents[2] / "configs" / "prices.py"
 
 
 def test_the_shipped_prices_cover_every_chip_with_source_and_date() -> None:
-    prices = read_prices(configuration.plain(runpy.run_path(str(SHIPPED))["get_config"]()))
+    prices = read_prices(default_prices())
     assert set(prices) == set(CHIPS)
     assert all(price.source for price in prices.values())
     assert all(price.date for price in prices.values() if price.on_demand is not None)

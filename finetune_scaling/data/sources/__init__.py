@@ -5,7 +5,7 @@ of records: `len(records)`, `records[i] -> dict`. Record i is always the same re
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from finetune_scaling import configuration
 from finetune_scaling.data.sources.files_source import FilesSource, open_files
@@ -14,6 +14,7 @@ from finetune_scaling.data.sources.records import Records, check_texts
 from finetune_scaling.data.sources.tfds_source import DebianSource, TfdsSource, open_tfds, prepare_tfds
 
 Source = FilesSource | TfdsSource | DebianSource | GrammarSource
+SourceBlock = Annotated[Mapping[str, Any], configuration.OpenBlock(lambda _: Source)]
 
 SOURCE_KINDS: dict[str, tuple[type, Any]] = {
     "files": (FilesSource, open_files),

@@ -15,6 +15,7 @@ from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.sources.decompression import read_bytes, without_compression_suffix
 from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.paths import UserPath
 from finetune_scaling.strict_json import JsonError, check_json_lines, parse_json
 
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
@@ -24,10 +25,10 @@ _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "ts
 class FilesSource:
     """One JSONL or TSV file, plain or compressed (.gz, .xz, .zst), local or an fsspec URL (gs://, https://, ...)."""
 
-    path: str
+    path: UserPath
     format: Literal["jsonl", "tsv"] | None = None  # None: determined by the file's suffix
     columns: tuple[str, ...] = ()  # names of a TSV file's columns; empty: in its first line
-    data_dir: str | None = None  # directory or URL that a relative path starts at
+    data_dir: UserPath | None = None  # directory or URL that a relative path starts at
     on_empty: OnEmpty = "error"  # what to do with records that have an empty or blank text
     kind: Literal["files"] = "files"
 

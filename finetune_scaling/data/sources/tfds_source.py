@@ -11,6 +11,7 @@ from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.sources.records import OnEmpty, Records
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
+from finetune_scaling.paths import UserPath
 
 # TFDS finds a dataset only after its module is imported: text datasets and those of this project.
 _BUILDER_MODULES = (
@@ -35,7 +36,7 @@ class TfdsSource:
 
     name: str
     split: str
-    data_dir: str | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    data_dir: UserPath | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
     on_empty: OnEmpty = "error"  # what to do with records that have an empty or blank text; "drop" reads all of them
     kind: Literal["tfds"] = "tfds"
 
@@ -52,7 +53,7 @@ class DebianSource:
 
     dataset: DebianDataset
     split: Literal["train", "validation", "test"]
-    data_dir: str | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
+    data_dir: UserPath | None = None  # None: TFDS's default, ~/tensorflow_datasets or TFDS_DATA_DIR
     on_empty: OnEmpty = "error"  # what to do with records that have an empty or blank text; "drop" reads all of them
     kind: Literal["debian"] = "debian"
 

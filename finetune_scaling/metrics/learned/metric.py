@@ -25,6 +25,7 @@ from finetune_scaling.metrics.learned.environment import metric_interpreter, met
 from finetune_scaling.metrics.learned.process import start_metric
 from finetune_scaling.metrics.learned.score_cache import open_score_cache
 from finetune_scaling.metrics.metric import SegmentLevel, SegmentScores
+from finetune_scaling.paths import UserPath, user_path
 from finetune_scaling.progress import log_progress
 from finetune_scaling.sharding.processes import run_on_primary
 
@@ -51,7 +52,7 @@ class LearnedMetric(SegmentLevel):
 
     command: tuple[str, ...]
     requirements: tuple[str, ...] = ()
-    model: str = ""
+    model: UserPath = ""
     needs_sources: bool = True
     batch_size: int = 32
     timeout: float = 1800.0
@@ -130,7 +131,7 @@ class LearnedMetric(SegmentLevel):
 def read_learned_metric(name: str) -> LearnedMetric:
     """Return the metric of a config file FILE.py[:ARGUMENT]. Raises ConfigError if the file is missing or invalid."""
     try:
-        config = ConfigFileFlagParser("metrics").parse(name)
+        config = ConfigFileFlagParser("metrics").parse(user_path(name))
         values = plain(config if isinstance(config, ConfigDict | Mapping) else config.to_dict())
     except UserError:
         raise

@@ -1,0 +1,22 @@
+"""Paths that users give, on the command line, in configs and in calls."""
+
+import os
+from typing import Annotated
+
+from finetune_scaling.errors import ConfigError
+
+
+def user_path(path: str | os.PathLike) -> str:
+    """Return a path with ~ and ~USER expanded; URLs and other paths are unchanged.
+
+    Raises ConfigError if there is no such user.
+    """
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        user = text.partition("/")[0][1:]
+        raise ConfigError(f"{text}: there is no user {user!r}. Fix: write the directory, or ./{text} for a local name")
+    return expanded
+
+
+UserPath = Annotated[str, user_path]  # a field of a config that names a file or directory
