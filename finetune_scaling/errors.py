@@ -5,6 +5,7 @@ Each message names the file, line or field that is wrong and how to fix it; comm
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -110,10 +111,10 @@ def _exit_if_output_is_closed() -> Iterator[None]:
 
 
 def _close_if_unread(stream: TextIO) -> bool:
-    """Return whether a stream's reader is gone; discard what is still to be written to it."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
+    """Return whether a stream is a pipe whose reader is gone; discard what is still to be written to it."""
+    poll = select.poll()
+    poll.register(stream, 0)  # errors only
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
-    return False
+    return closed
