@@ -47,9 +47,15 @@ class _PathListParser(flags.ArgumentParser):
         return "paths separated by commas"
 
 
-def path_flag(name: str, help: str, default: str | None = "", required: bool = False) -> flags.FlagHolder[Any]:
+def path_flag(
+    name: str,
+    help: str,
+    default: str | None = "",
+    required: bool = False,
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[Any]:
     """Define a flag that names a file or directory, or its URL."""
-    return flags.DEFINE(_PathParser(), name, default, help, required=required)
+    return flags.DEFINE(_PathParser(), name, default, help, flag_values, required=required)
 
 
 class _PathsFlag(flags.MultiFlag):
@@ -59,9 +65,10 @@ class _PathsFlag(flags.MultiFlag):
         return [path for paths in super()._parse(arguments) for path in paths]
 
 
-def paths_flag(name: str, help: str) -> flags.FlagHolder[Any]:
+def paths_flag(name: str, help: str, flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[Any]:
     """Define a flag that names files or directories, separated by commas; the default is None."""
-    return flags.DEFINE_flag(_PathsFlag(_PathListParser(), flags.ArgumentSerializer(), name, None, help))
+    flag = _PathsFlag(_PathListParser(), flags.ArgumentSerializer(), name, None, help)
+    return flags.DEFINE_flag(flag, flag_values)
 
 
 def expand_globs(flag: flags.FlagHolder[Any], paths: Iterable[str]) -> list[str]:

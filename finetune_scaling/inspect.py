@@ -9,7 +9,6 @@ from absl import flags
 from finetune_scaling import command
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.inspection.formatting import format_inspection
-from finetune_scaling.paths import user_path
 from finetune_scaling.strict_json import format_json
 
 _JSON = flags.DEFINE_boolean("json", False, "Print the content as JSON only.")
@@ -17,7 +16,7 @@ _JSON = flags.DEFINE_boolean("json", False, "Print the content as JSON only.")
 
 def main(path: str) -> None:
     """Print the content of `path`."""
-    found = inspect(user_path(path))
+    found = inspect(path)
     print(format_json(found) if _JSON.value else format_inspection(found))
 
 

@@ -19,4 +19,10 @@ def user_path(path: str | os.PathLike) -> str:
     return expanded
 
 
+def absolute_path(path: str | os.PathLike) -> str:
+    """Return a path that does not depend on the working directory, with ~ expanded; URLs are unchanged."""
+    text = user_path(path)
+    return text if "://" in text else os.path.abspath(text)
+
+
 UserPath = Annotated[str, user_path]  # a field of a config that names a file or directory

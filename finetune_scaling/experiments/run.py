@@ -26,6 +26,7 @@ from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
 from finetune_scaling.files import record_errors, write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
+from finetune_scaling.paths import user_path
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.model_loading import (
@@ -66,6 +67,7 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """
     config = with_base_tokenizer(config)
     run_config = read_run_config(config)
+    workdir = user_path(workdir)
     directory = RunDirectory(workdir)
     with lock_directory(workdir):
         run_on_primary(lambda: directory.write_config(config))

@@ -90,11 +90,14 @@ class Run:
 
         Raises WorkdirError if it does not exist any more.
         """
-        from finetune_scaling.runs.model_loading import resolve_paths
+        from finetune_scaling.runs.model_loading import resolve_base
         from finetune_scaling.runs.run_config import read_run_config
 
-        base = resolve_paths(read_run_config(self.config), self.path).base
-        return None if base is None else Run(load_run(base.run).path, base.step)
+        recorded = read_run_config(self.config).base
+        if recorded is None:
+            return None
+        base = resolve_base(recorded, self.path)
+        return Run(load_run(base.run).path, base.step)
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:

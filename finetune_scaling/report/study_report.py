@@ -19,6 +19,7 @@ from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import Source, clean, printable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.paths import user_path
 from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import save
 from finetune_scaling.report.records import fit_record
@@ -87,7 +88,7 @@ def fit_study(
       ConfigError: A fact has the wrong type.
       WorkdirError: `out` cannot be written, or holds a fit.json, report.html, tables or plots that no report wrote.
     """
-    out = Path(out)
+    out = Path(user_path(out))
     started = time.perf_counter()
 
     def log(text: str) -> None:

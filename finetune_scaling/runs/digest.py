@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from finetune_scaling.sharding.mesh import host_device
 from finetune_scaling.trees import path_name
 
 Array = jax.Array
@@ -38,7 +39,7 @@ def digest(tree: Any) -> str:
     if not leaves:
         return _digest({}, None)
     on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
-    with jax.default_device(_host()) if on_host else contextlib.nullcontext():
+    with jax.default_device(host_device()) if on_host else contextlib.nullcontext():
         sums = _make_sums(_mesh(leaves.values()))(list(leaves.values()))
     return _digest(leaves, np.asarray(sums))
 
@@ -63,7 +64,7 @@ class StreamingDigest:
         """Return the four sums of a chunk of a leaf; start: index of its first element in the leaf."""
         strides = _strides(self._leaves[name].shape)
         first = self._firsts.get(name, 0) + sum(index * stride for index, stride in zip(start, strides, strict=True))
-        with jax.default_device(_host()):
+        with jax.default_device(host_device()):
             sums = _chunk_sums(chunk, np.uint32(first % 2**32), strides)
         return np.asarray(sums).tolist()
 
@@ -90,14 +91,6 @@ def _digest(leaves: Mapping[str, Any], sums: np.ndarray | None) -> str:
     if sums is not None:
         total.update(sums.astype("<u4").tobytes())
     return total.hexdigest()
-
-
-def _host() -> jax.Device | None:
-    """Return the CPU device, for arrays too large for an accelerator; None if JAX_PLATFORMS excludes it."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None
 
 
 def _mesh(leaves: Any) -> Mesh | None:

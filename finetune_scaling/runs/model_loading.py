@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +12,23 @@ import jax
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
+from finetune_scaling.errors import CheckpointError, ConfigError, UserError, WorkdirError
 from finetune_scaling.files import Location, absolute, location
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
+from finetune_scaling.paths import user_path
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_data import check_same_encoding
-from finetune_scaling.runs.run_directory import CHECKPOINTS, RunDirectory, is_public_model, public_model_error
+from finetune_scaling.runs.run_directory import (
+    CHECKPOINTS,
+    CONFIG,
+    RunDirectory,
+    is_public_model,
+    public_model_error,
+)
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, flatten, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
@@ -117,7 +124,7 @@ def with_base_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
     base = (fields.get("base") or {}).get("run")
     if base and not fields.get("tokenizer"):
         with _base_errors(base):
-            fields["tokenizer"] = _read_config(location(base)).tokenizer
+            fields["tokenizer"] = _read_config(location(user_path(base))).tokenizer
     return fields
 
 
@@ -224,34 +231,69 @@ def find_base(base: BaseConfig) -> RunCheckpoint:
 
 
 def _read_config(directory: Location) -> RunConfig:
-    return resolve_paths(read_run_config(RunDirectory(directory).config), directory)
+    run_config = read_run_config(RunDirectory(directory).config)
+    base = None if run_config.base is None else resolve_base(run_config.base, directory)
+    return dataclasses.replace(run_config, base=base, tokenizer=_resolve_tokenizer(run_config, directory))
 
 
-def resolve_paths(run_config: RunConfig, directory: Location) -> RunConfig:
-    """Return the config with the current paths of base and tokenizer, as a study may have been moved or copied.
+def resolve_base(base: BaseConfig, directory: Location) -> BaseConfig:
+    """Return the base of the run in `directory` with its current path, as a study may have been moved or copied.
 
-    They are searched for in the parents of `directory`, under the last components of their recorded paths, before the
-    recorded path: a copied study uses its own bases although the original may still exist. Digests show later whether
-    they are the right ones. A converted public model has its tokenizer in its own directory.
+    A base in the run's own study comes before the recorded path, since a copied study uses its own bases although the
+    original may still exist; last come other directories of its name next to the run. Only a base with the digest that
+    the run has recorded counts. If there is none, the recorded path is returned, and loading it names the mismatch.
     """
+    digest = _recorded_digest(directory, "base_digest")
 
-    def resolve(recorded: str, components: int) -> str:
-        if not recorded:  # a public model without a tokenizer
-            return recorded
-        parts = Path(recorded).parts
-        study_folders = [i for i, part in enumerate(parts) if part in ("bases", "tokenizers")]
-        tail = Path(*parts[min([*study_folders[-1:], len(parts) - components]) :])
-        candidates = (parent / tail for parent in absolute(directory).parents)
-        return next((str(path) for path in candidates if path.exists()), recorded)
+    def matches(path: Location) -> bool:
+        if digest is None:  # nothing was trained yet
+            return (path / CONFIG).exists()
+        return read_metadata(_checkpoint_path(path, base.step, prefer_best=False))["arrays_digest"] == digest
 
+    return dataclasses.replace(base, run=_find_moved(base.run, directory, matches))
+
+
+def _resolve_tokenizer(run_config: RunConfig, directory: Location) -> str:
+    """Return the current path of a run's tokenizer; see `resolve_base`.
+
+    A converted public model has its tokenizer in its own directory, or none.
+    """
     if run_config.public is not None and run_config.tokenizer:
-        tokenizer = str(directory / TOKENIZER)
-    else:
-        tokenizer = resolve(run_config.tokenizer, 2)  # tokenizers/FAMILY
-    base = run_config.base
-    if base is not None:
-        base = dataclasses.replace(base, run=resolve(base.run, 3))  # bases/FAMILY/SIZE
-    return dataclasses.replace(run_config, tokenizer=tokenizer, base=base)
+        return str(directory / TOKENIZER)
+    digest = _recorded_digest(directory, "tokenizer_sha256")
+
+    def matches(path: Location) -> bool:
+        return path.exists() and digest in (None, load_tokenizer(path).digest)
+
+    return _find_moved(run_config.tokenizer, directory, matches) if run_config.tokenizer else ""
+
+
+def _recorded_digest(directory: Location, field: str) -> str | None:
+    """Return a digest that a run recorded in its result or newest checkpoint; None before the first one."""
+    record: Mapping[str, Any] | None = RunDirectory(directory).result
+    if record is None:
+        steps = list(checkpoint_steps(directory))
+        record = read_metadata(directory / CHECKPOINTS / str(steps[0])) if steps else {}
+    return record.get(field)
+
+
+def _find_moved(recorded: str, directory: Location, matches: Callable[[Location], bool]) -> str:
+    """Return the first path that matches, or else the recorded path."""
+    parts = Path(recorded).parts
+    study_folders = [i for i, part in enumerate(parts) if part in ("bases", "tokenizers")]
+    own = [Path(*parts[i:]) for i in study_folders[-1:]]
+    names = [Path(*parts[-count:]) for count in (3, 2, 1) if count < len(parts)]
+    parents = absolute(directory).parents
+    candidates = (
+        *(parent / tail for tail in own for parent in parents),
+        location(recorded),
+        *(parent / tail for tail in names for parent in parents),
+    )
+    for path in candidates:
+        with contextlib.suppress(UserError):  # not a base or a tokenizer
+            if matches(path):
+                return str(path)
+    return recorded
 
 
 def _checkpoint_path(run: Location, step: int | None, *, prefer_best: bool) -> Location:

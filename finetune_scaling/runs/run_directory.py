@@ -24,6 +24,7 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
+from finetune_scaling.paths import absolute_path
 from finetune_scaling.runs.lease import hold_lease
 from finetune_scaling.strict_json import format_json
 
@@ -66,9 +67,12 @@ class RunDirectory:
         return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`."""
+        """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`.
+
+        The paths of base and tokenizer are recorded as absolute ones.
+        """
         self.check_config(config)
-        write_json_atomically(self.path / CONFIG, configuration.plain(config))
+        write_json_atomically(self.path / CONFIG, _with_absolute_paths(configuration.plain(config)))
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Raise WorkdirError that names the differing fields if something was trained here with another config.
@@ -131,6 +135,14 @@ def public_model_error(directory: str | os.PathLike) -> WorkdirError:
         f"{directory}: is a public model, not a run. Fix: convert it with `python -m finetune_scaling.convert "
         f"--from-hf={directory} --out=DIR`, and give DIR"
     )
+
+
+def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config with paths of base and tokenizer that do not depend on the working directory."""
+    base = config.get("base")
+    if base and base.get("run"):
+        config = {**config, "base": {**base, "run": absolute_path(base["run"])}}
+    return {**config, "tokenizer": absolute_path(config["tokenizer"])} if config.get("tokenizer") else config
 
 
 def run_state(directory: Location) -> RunState:

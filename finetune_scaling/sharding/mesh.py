@@ -89,3 +89,11 @@ def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Me
             f"batch.size = {size} is not divisible by {count} (the devices that share a batch) x batch.accumulation = "
             f"{accumulation}; change one of them"
         )
+
+
+def host_device() -> jax.Device | None:
+    """Return the CPU device, for large arrays and for fits; None if JAX_PLATFORMS excludes it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None

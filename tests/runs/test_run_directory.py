@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
 
-CONFIG = {"name": "a", "schedule": {"learning_rate": 0.1}, "base": {"run": "x", "step": None}, "tokenizer": "t"}
+CONFIG = {"name": "a", "schedule": {"learning_rate": 0.1}, "base": {"run": "/x", "step": None}, "tokenizer": "/t"}
 
 HOLDER = """
 import sys, time
@@ -62,11 +62,22 @@ def test_paths_of_tokenizer_and_base_may_change(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_config(CONFIG)
     directory.rewind_metrics(0)
-    moved = {**CONFIG, "base": {"run": "elsewhere", "step": None}, "tokenizer": "there"}
+    moved = {**CONFIG, "base": {"run": "/elsewhere", "step": None}, "tokenizer": "/there"}
     directory.write_config(moved)
     assert directory.config == moved
     with pytest.raises(WorkdirError, match=r"base.step"):
-        directory.write_config({**CONFIG, "base": {"run": "x", "step": 3}})
+        directory.write_config({**CONFIG, "base": {"run": "/x", "step": 3}})
+
+
+def test_paths_of_tokenizer_and_base_are_recorded_as_absolute_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    directory.write_config({**CONFIG, "base": {"run": "models/llama"}, "tokenizer": "~/t"})
+    assert directory.config == {**CONFIG, "base": {"run": f"{tmp_path}/models/llama"}, "tokenizer": "/home/me/t"}
+    directory.write_config({**CONFIG, "base": {"run": "gs://bucket/base"}, "tokenizer": ""})
+    assert directory.config == {**CONFIG, "base": {"run": "gs://bucket/base"}, "tokenizer": ""}
 
 
 def test_files_of_a_run_without_config_are_not_overwritten(tmp_path):

@@ -14,6 +14,7 @@ import fsspec
 import zstandard
 
 from finetune_scaling.errors import DataError
+from finetune_scaling.paths import user_path
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OTHER_FORMATS = {  # first bytes -> fix
@@ -55,7 +56,7 @@ def without_compression_suffix(path: str) -> str:
 
 def _fetch(path: str) -> bytes:
     try:
-        with fsspec.open(os.path.expanduser(path), "rb") as file:
+        with fsspec.open(user_path(path), "rb") as file:
             return file.read()
     except (OSError, ImportError, ValueError) as error:  # ValueError: a protocol that fsspec does not know
         raise DataError(

@@ -4,14 +4,13 @@ import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.data.sources.records import OnEmpty, Records
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
-from finetune_scaling.paths import UserPath
+from finetune_scaling.paths import UserPath, user_path
 
 # TFDS finds a dataset only after its module is imported: text datasets and those of this project.
 _BUILDER_MODULES = (
@@ -123,7 +122,7 @@ def _builder(source: TfdsSource | DebianSource) -> Any:
 
     for module in _BUILDER_MODULES:
         importlib.import_module(module)
-    options = {"data_dir": str(Path(source.data_dir).expanduser())} if source.data_dir else {}
+    options = {"data_dir": user_path(source.data_dir)} if source.data_dir else {}
     try:
         return tfds.builder(source.name, **options)
     except ValueError as error:

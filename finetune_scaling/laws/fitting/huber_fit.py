@@ -16,6 +16,7 @@ import numpy as np
 
 from finetune_scaling.laws.fitting.minimizers import Function, lbfgs, newton
 from finetune_scaling.laws.forms.declared import Law, ParameterLayout, Residual
+from finetune_scaling.sharding.mesh import host_device
 
 HUBER_DELTA = 1e-3
 SCREEN_ROWS = 512
@@ -206,7 +207,7 @@ def _run(
     rows = Rows(vectors, weights, losses, batch.free.astype(float))
     program = FitProgram(problem.layout, problem.settings.residual_of(problem.layout.law), minimizer)
     results = []
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_device(host_device()):  # TPUs have no float64
         for start in range(0, len(vectors), chunk):
             index = np.arange(start, start + chunk)
             index[index >= len(vectors)] = start

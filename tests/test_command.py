@@ -1,0 +1,90 @@
+"""The start of commands: their flags, and output that nobody reads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from finetune_scaling.command_flags import path_flag, paths_flag
+from finetune_scaling.errors import EXIT_OUTPUT_CLOSED, ConfigError
+
+PRINTING = """
+import sys
+from finetune_scaling import command
+
+def main():
+    for number in range(int(sys.stdin.read())):
+        print("line", number)
+    {then}
+
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "while printing"])
+@pytest.mark.parametrize("then", ["pass", "sys.exit(1)"])
+def test_output_that_nobody_reads_ends_a_command_quietly(lines, then):
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-c", PRINTING.format(then=then)]
+    done = subprocess.run(program, input=str(lines), stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (EXIT_OUTPUT_CLOSED, "")
+
+
+OTHER_PIPE = """
+import os
+from finetune_scaling import command
+
+def main():
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.write(writing, b"x")
+
+command.run(main)
+"""
+
+
+def test_another_closed_pipe_is_an_error_with_traceback():
+    done = subprocess.run([sys.executable, "-c", OTHER_PIPE], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr
+
+
+DEVICES = """
+import jax
+from finetune_scaling import command
+command.run(lambda: print(jax.devices()[0].platform))
+"""
+
+
+def test_commands_without_a_model_do_not_search_for_accelerators():
+    pytest.importorskip("libtpu")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
+
+
+def test_flags_of_paths_expand_home_directories(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    for define, name in ((path_flag, "out"), (paths_flag, "runs")):
+        define(name, "", flag_values=values)
+    values(["test", "--out=~/x", "--runs=~/a, b,", "--runs=gs://c"])
+    assert values.out == "/home/me/x"
+    assert values.runs == ["/home/me/a", "b", "gs://c"]
+
+
+def test_an_unknown_user_in_a_flag_is_an_error(monkeypatch):
+    values = flags.FlagValues()
+    path_flag("out", "", flag_values=values)
+    with pytest.raises(ConfigError, match="no user 'nobody-here'"):
+        values(["test", "--out=~nobody-here/x"])
+
+
+def test_an_override_without_its_config_is_an_error(read_command_line):
+    with pytest.raises(ConfigError, match="give --config=FILE"):
+        read_command_line("--config.a=1")

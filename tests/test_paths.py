@@ -1,0 +1,84 @@
+"""Paths that users give: one function resolves them, in flags, configs and calls."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import finetune_scaling
+from finetune_scaling.errors import ConfigError
+from finetune_scaling.paths import absolute_path, user_path
+
+PACKAGE = Path(finetune_scaling.__file__).parent
+SCRIPTS = sorted(PACKAGE.glob("*.py"))
+COMMANDS = [path for path in SCRIPTS if "    command.run(main" in path.read_text(encoding="utf-8")]
+# Flags with paths among other things (NAME=FILE, metrics by name or file), and names that default to parts of paths.
+NO_PATHS = {("compare", "systems"), ("compare", "runs"), ("evaluate", "metrics"), ("samples", "names")}
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [("~/x", "/home/me/x"), ("~", "/home/me"), ("~root/x", "/root/x"), ("a/~/b", "a/~/b"), ("gs://b/~x", "gs://b/~x")],
+)
+def test_home_directories_are_expanded(given, path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_path(given) == path == user_path(Path(given) if "://" not in given else given)
+
+
+def test_an_unknown_user_is_an_error():
+    with pytest.raises(ConfigError, match="there is no user 'nobody-here'"):
+        user_path("~nobody-here/x")
+
+
+def test_absolute_paths_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_path("../a/./b") == str(tmp_path.parent / "a" / "b")
+    assert absolute_path("gs://bucket/x") == "gs://bucket/x"
+
+
+def text_flags(script: Path) -> dict[str, str]:
+    """Return name and help of the flags of a command that absl defines as texts or lists of texts."""
+    found = {}
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and re.fullmatch(r"flags\.DEFINE_(multi_)?(string|list)", ast.unparse(node.func)):
+            found[ast.literal_eval(node.args[0])] = ast.unparse(node.args[2])
+    return found
+
+
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.stem)
+def test_every_flag_that_names_a_path_is_a_path_flag(script):
+    for name, text in text_flags(script).items():
+        names_path = re.search(r"\b(director(y|ies)|files?|DIR|FILE|paths?)\b", text)
+        assert (script.stem, name) in NO_PATHS or not names_path, f"--{name} is a path: define it with path_flag"
+
+
+def test_the_package_reads_no_file_of_the_checkout():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                relative = re.fullmatch(r"(configs|docs|launch|benchmarks)(/[\w./-]*)?", node.value)
+                assert not relative, f"{path}, line {node.lineno}: {node.value} is not part of an installed package"
+
+
+PLAN = ("finetune_scaling.plan", "--config=~/run.py", "--topology=h100:8", "--prices.h100.spot=2.0")
+CONFIG = f"""
+import runpy
+def get_config():
+    return runpy.run_path({str(PACKAGE.parent / "configs/finetune/wmt14_en_de.py")!r})["get_config"]("1b,lora")
+"""
+
+
+def test_plan_works_in_any_directory_with_files_below_home(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "run.py").write_text(CONFIG)
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-m", *PLAN], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cost on demand" in done.stdout
+    assert "2.0 per chip-hour" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
