@@ -140,6 +140,14 @@ def test_escapes_in_templates_are_interpreted(written, text, read_command_line):
     assert load_task(config["task"]).template.input == text
 
 
+def test_the_models_chat_template_is_set_by_its_name(read_command_line):
+    changes = ("--config.task.template=chat", r"--config.task.template.system=a\nb")
+    config = read_command_line(FINETUNE, changes[0])
+    assert load_task(config["task"]).template.name == "chat"
+    config = read_command_line(FINETUNE, "--config.task.template.name=chat", changes[1])
+    assert load_task(config["task"]).template.system == "a\nb"
+
+
 def test_escapes_are_interpreted_in_texts_only(read_command_line):
     config = read_command_line(FINETUNE, r"--config.name=a\nb", r"--config.evaluation.decoding.stop=\n,'x,\n'")
     assert config["name"] == r"a\nb"

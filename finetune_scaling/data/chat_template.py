@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from finetune_scaling.configuration import Text
 from finetune_scaling.data.templates import LANGUAGES, Template, placeholders
 
 Message = dict[str, str]  # role and content, as in transformers
@@ -21,9 +22,9 @@ class ChatTemplate(Template):
         variables: Further variables of the model's chat template, such as {"enable_thinking": False}.
     """
 
-    input: str = "{source}"
-    target: str = "{target}"
-    system: str = ""
+    input: Text = "{source}"
+    target: Text = "{target}"
+    system: Text = ""
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     name: Literal["chat"] = "chat"
 

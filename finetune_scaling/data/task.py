@@ -75,7 +75,8 @@ class Task:
         return Examples([PartExamples(part) for part in splits[split]])
 
 
-TaskBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: Task, {"sources": Source})]
+_TEMPLATE = Literal["chat"] | ChatTemplate | templates.Template
+TaskBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: Task, {"sources": Source, "template": _TEMPLATE})]
 
 
 def load_task(spec: str | Mapping[str, Any]) -> Task:
