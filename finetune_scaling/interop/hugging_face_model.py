@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import read_json, sha256
 from finetune_scaling.interop.families.family import Family, Tensor
@@ -67,9 +68,10 @@ def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
 
 
 def files_digest(directory: str | Path) -> str:
-    """Return a SHA-256 over the SHA-256 of config.json and of every weight file."""
+    """Return a SHA-256 over the SHA-256 of config.json, of GENERATION_CONFIG if it exists, and of every weight file."""
     directory = Path(directory)
-    files = [directory / CONFIG, *weight_files(directory)]
+    generation = directory / GENERATION_CONFIG  # has the ids that end a text
+    files = [directory / CONFIG, *([generation] if generation.is_file() else []), *weight_files(directory)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = pool.map(sha256, files)
     lines = [f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True)]

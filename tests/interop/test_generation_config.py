@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import DataError
+from finetune_scaling.interop.hugging_face_model import files_digest
 from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.interop.run_export import RunExport, export_run
 
@@ -86,6 +87,13 @@ def test_ids_that_end_a_text_are_those_of_transformers_and_are_exported(row, cas
 def test_other_ids_are_refused(row, case, changed):
     with pytest.raises(DataError, match=r"eos_token_id = .* is neither an id nor a list of ids"):
         load_tokenizer(changed(*case))
+
+
+def test_digest_of_a_public_model_covers_its_generation_config(changed):
+    folder = changed({"eos_token_id": [9]}, 2)
+    before = files_digest(folder)
+    (folder / GENERATION).write_text('{"eos_token_id": [8]}')
+    assert files_digest(folder) != before
 
 
 def test_a_tuned_model_ends_its_texts_with_the_tokens_that_it_was_trained_on(changed, runs, tmp_path):
