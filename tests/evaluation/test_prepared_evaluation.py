@@ -18,6 +18,7 @@ from finetune_scaling.evaluation import evaluated_model, jobs, prepared_evaluati
 from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs import model_loading
+from finetune_scaling.runs.checkpoints import read_metadata
 from finetune_scaling.runs.evaluators import TaskEvaluator, TextEvaluator
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
@@ -156,6 +157,8 @@ def test_jobs_are_grouped_by_base(copied):
     config = RunDirectory(still).config
     config["base"]["step"] = 10
     (Path(still) / "config.json").write_text(json.dumps(config))
+    of_step_10 = read_metadata(Path(still).parents[3] / "bases/grammar/30k/checkpoints/10")["arrays_digest"]
+    RunDirectory(still).write_result({**RunDirectory(still).result, "base_digest": of_step_10})
     planned = plan_evaluations([lora, still, prompt], lambda *_: {}, EvaluationOptions())
     assert [Path(job.name).name for job in planned] == ["lora", "prompt", "still"]
 
