@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from absl import app, flags
 
@@ -39,6 +39,8 @@ _OUT = flags.DEFINE_string("out", "", "JSON file for counts, faults and the shap
 
 LIMITS = forking.Limits(cpu_seconds=60, seconds=900, memory=10 * 2**30)
 MEMORY_MIB = 2000  # more than any of these small inputs needs
+SECONDS_BETWEEN_REPORTS = 30.0
+Counters: TypeAlias = dict[str, collections.Counter[str]]  # by target
 ACCEPTED, REFUSED = "accepted", "refused"
 FAULTS = ("traceback", "killed", "slow", "memory", "unnamed", "changed files", "left files")
 _ERROR = re.compile(r"^(error|preempted): (.*)", re.MULTILINE | re.DOTALL)
@@ -71,8 +73,6 @@ def main(_: Sequence[str]) -> None:
         chosen = [known[name] for name in _TARGETS.value or known]
         check_undamaged(chosen, seeds, Path(temporary))
         report = campaign(chosen, seeds, Path(temporary))
-    if _OUT.value:
-        Path(_OUT.value).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", errors="replace")
     print(_table(report))
     sys.exit(bool(report["faults"]))
 
@@ -84,10 +84,10 @@ def campaign(chosen: Sequence[Target], seeds: Path, temporary: Path) -> dict[str
     order = [
         (number / counts[target.name], target, number) for target in chosen for number in range(counts[target.name])
     ]
-    verdicts: dict[str, collections.Counter[str]] = {target.name: collections.Counter() for target in chosen}
-    shapes: dict[str, collections.Counter[str]] = {target.name: collections.Counter() for target in chosen}
+    verdicts: Counters = {target.name: collections.Counter() for target in chosen}
+    shapes: Counters = {target.name: collections.Counter() for target in chosen}
     faults: list[dict[str, Any]] = []
-    began = time.monotonic()
+    began = written = time.monotonic()
     with forking.progress(len(order), "inputs") as report:
         for done, (_, target, number) in enumerate(sorted(order, key=lambda one: one[0]), 1):
             case = temporary / "case"
@@ -99,25 +99,42 @@ def campaign(chosen: Sequence[Target], seeds: Path, temporary: Path) -> dict[str
                 faults.append(_fault(target, number, outcome))
                 print(json.dumps(faults[-1], ensure_ascii=True)[:1500], file=sys.stderr, flush=True)
             report(done, f"{len(faults)} faults")
+            if time.monotonic() - written > SECONDS_BETWEEN_REPORTS or done == len(order):
+                written = time.monotonic()
+                found = _report(done, written - began, verdicts, faults, shapes)
+                _write(found)
+    return found
+
+
+def _report(
+    inputs: int, seconds: float, verdicts: Counters, faults: Sequence[dict[str, Any]], shapes: Counters
+) -> dict[str, Any]:
     return {
         "seed": _SEED.value,
-        "inputs": len(order),
-        "seconds": round(time.monotonic() - began),
+        "inputs": inputs,
+        "seconds": round(seconds),
         "counts": verdicts,
         "faults": faults,
         "messages": {name: dict(found.most_common()) for name, found in shapes.items()},
     }
 
 
+def _write(report: dict[str, Any]) -> None:
+    if _OUT.value:
+        Path(_OUT.value).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", errors="replace")
+
+
 def check_undamaged(chosen: Sequence[Target], seeds: Path, temporary: Path) -> None:
     """Exit unless every target accepts its undamaged inputs; otherwise refusals would show nothing."""
-    for target in chosen:
+    for number, target in enumerate(chosen, 1):
         outcome = run_case(target, None, seeds, temporary / "case")
         shutil.rmtree(temporary / "case", ignore_errors=True)
         if outcome.verdict != ACCEPTED:
             raise SystemExit(
                 f"error: {target.name} does not accept its undamaged inputs: {outcome.ended.errors[-2000:]}"
             )
+        seconds = f"{outcome.ended.cpu_seconds:.1f} CPU seconds"
+        print(f"undamaged: {number} of {len(chosen)}, {target.name}, {seconds}", file=sys.stderr, flush=True)
 
 
 def run_case(target: Target, number: int | None, seeds: Path, case: Path) -> Outcome:

@@ -112,12 +112,12 @@ def targets(seeds: Path) -> list[Target]:
             "hypotheses.txt", "references.txt"), _command("evaluate", *texts, "--out=CASE/scores.json"), (
             "scores.json",)),
         Target("scores of rows", 5, ("run", "scores.json"), ("run/evaluation/*.jsonl",), _command(
-            "evaluate", "--rows=CASE/run/evaluation/test.jsonl", "--target-language=de", "--out=CASE/scores.json"), (
+            "evaluate", "--rows=CASE/run/evaluation/test.jsonl", "--out=CASE/scores.json"), (
             "scores.json",)),
         Target("samples", 4, ("run", "samples.html"), ("run/evaluation/*.jsonl", "run/*.json"), _command(
             "samples", "--runs=CASE/run", "--out=CASE/samples.html"), ("samples.html", "samples.json")),
         Target("comparison", 3, ("run", "scores.json"), ("run/evaluation/*.jsonl",), _command(
-            "compare", f"--runs=own=CASE/run,intact={seeds / 'run'}", "--target-language=de", "--samples=5",
+            "compare", f"--runs=own=CASE/run,intact={seeds / 'run'}", "--target-language=B", "--samples=5",
             "--metrics=bleu,loss", "--out=CASE/scores.json"), ("scores.json",)),
         Target("inspection of a study", 4, ("study",), (
             "study/*.json", "study/bases/*/*/*.json", "study/runs/*/*/*/*.json"), _command("inspect", "CASE/study")),

@@ -86,7 +86,7 @@ def jobs(seeds: Path) -> list[Job]:
             "--config.evaluation.generate_examples=3")),
         Job("study", 5, "study", (f"--config={seeds / 'configs' / 'small_study.py'}", "--workdir=OUT")),
         Job("convert, import", 5, "convert", (f"--from-hf={seeds / 'model'}", "--out=OUT")),
-        Job("convert, export", 3, "convert", (f"--checkpoint={seeds / 'run'}", "--to-hf=OUT")),
+        Job("convert, export", 3, "convert", (f"--checkpoint={seeds / 'adapted'}", "--to-hf=OUT")),
         Job("prepare", 3, "prepare", ("tokenizer", f"--config={TINY}:tokenizer", "--out=OUT")),
         Job("evaluate", 3, "evaluate", ("--workdir=OUT", "--split=test", "--generate=3", "--again"), seeds / "run"),
         Job("fit", 3, "fit", (
