@@ -25,7 +25,7 @@ import fsspec
 from etils import epath
 
 from finetune_scaling.errors import UserError, WorkdirError
-from finetune_scaling.strict_json import format_json, parse_json
+from finetune_scaling.strict_json import JsonError, format_json, parse_json
 
 Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
@@ -215,13 +215,21 @@ def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
 def read_json(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> Any:
     """Read a file of strict JSON. Raises WorkdirError that names the file, the line of the mistake, and the fix."""
     try:
-        return parse_json(location(path).read_text(encoding="utf-8"))
+        return parse_json(read_text_file(path, fix=fix))
+    except JsonError as error:
+        raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
+
+
+def read_text_file(path: str | os.PathLike, *, fix: str) -> str:
+    """Read a file of UTF-8. Raises WorkdirError that names the file and the fix."""
+    try:
+        return location(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise WorkdirError(f"{path}: no such file; check the path") from None
     except (IsADirectoryError, NotADirectoryError) as error:
         raise WorkdirError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
-    except ValueError as error:  # JsonError or UnicodeDecodeError
-        raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
+    except UnicodeDecodeError as error:
+        raise WorkdirError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {fix}") from None
 
 
 def read_json_object(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> dict[str, Any]:

@@ -140,7 +140,7 @@ def test_a_file_is_complete_whenever_its_writer_is_killed(tmp_path):
 def test_invalid_json_is_an_error_with_the_path_and_a_fix(tmp_path, content):
     path = tmp_path / "value.json"
     path.write_bytes(content)
-    with pytest.raises(WorkdirError, match=r"value\.json: not valid JSON \(.*\); delete it"):
+    with pytest.raises(WorkdirError, match=r"value\.json: not (valid JSON|UTF-8) \(.*\); delete it"):
         read_json(path)
 
 

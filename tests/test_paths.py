@@ -34,6 +34,13 @@ def test_an_unknown_user_is_an_error():
         user_path("~nobody-here/x")
 
 
+@pytest.mark.parametrize("given", ["a" * 256, "runs/" + "ä" * 128 + "/one", "a\0b"])
+def test_a_path_that_no_file_system_has_is_refused(given):
+    with pytest.raises(ConfigError, match="Fix: give another path"):
+        user_path(given)
+    assert user_path("/".join(["a" * 255] * 3)) == "/".join(["a" * 255] * 3)
+
+
 def test_absolute_paths_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert absolute_path("../a/./b") == str(tmp_path.parent / "a" / "b")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import ConfigError, DataError, UserError
 
 
 def _made_up_words(count: int) -> list[str]:
@@ -202,3 +202,11 @@ def test_real_chinese_and_english_decode_to_themselves(shared_data, tmp_path):
     encoded = tokenizer.encode_batch(texts)
     assert [tokenizer.decode(ids) for ids in encoded] == texts
     assert sum(map(len, encoded)) < 0.6 * sum(len(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_file_of_a_public_tokenizer_that_is_no_text_is_named(name, tmp_path):
+    for file in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (tmp_path / file).write_bytes(b"\xff" if file == name else b"{}")
+    with pytest.raises(UserError, match=rf"/{name}: not UTF-8"):
+        load_tokenizer(tmp_path)

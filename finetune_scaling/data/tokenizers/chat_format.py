@@ -16,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.files import Location
+from finetune_scaling.files import Location, read_text_file
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
@@ -77,7 +77,7 @@ def read_chat_format(
     file, field = directory / CHAT_TEMPLATE_FILE, config.get("chat_template")
     where = f"{directory / 'tokenizer_config.json'}: chat_template"
     if file.is_file():  # has priority in transformers, too
-        return ChatFormat(file.read_text(encoding="utf-8"), str(file), special_tokens)
+        return ChatFormat(read_text_file(file, fix="copy the model's own"), str(file), special_tokens)
     if isinstance(field, list):
         by_name = {entry["name"]: entry["template"] for entry in field}
         if "default" not in by_name:

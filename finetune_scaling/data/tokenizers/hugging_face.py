@@ -23,7 +23,7 @@ from finetune_scaling.data.tokenizers.chat_format import CHAT_TEMPLATE_FILE, Cha
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import Location, read_json, sha256
+from finetune_scaling.files import Location, read_json, read_text_file, sha256
 
 FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
 # All files that transformers reads a tokenizer from.
@@ -170,7 +170,7 @@ def _chat_format(
 def _read_model(directory: Location, added: AddedTokens) -> tuple[SubwordModel, Location]:
     fast, slow = directory / FAST_FILE, directory / SENTENCEPIECE_FILE
     if fast.is_file():
-        return FastModel(fast.read_text(encoding="utf-8"), str(fast), added), fast
+        return FastModel(read_text_file(fast, fix="copy the model's own"), str(fast), added), fast
     if slow.is_file():
         return SentencePieceModel(slow.read_bytes(), str(slow), added), slow
     raise DataError(
