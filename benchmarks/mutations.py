@@ -256,7 +256,7 @@ def _change_safetensors(rng: random.Random, path: Path) -> str:
     elif kind == "header":
         try:
             header, done = change_value(rng, json.loads(data[8 : 8 + length]))
-        except ValueError:
+        except (ValueError, RecursionError):
             return _change_bytes(rng, path)
         encoded = header.encode("utf-8", errors="surrogatepass")
         data = struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
