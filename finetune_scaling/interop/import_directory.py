@@ -13,8 +13,8 @@ from finetune_scaling.files import disk_errors, read_json, write_atomically, wri
 from finetune_scaling.interop.checkpoint_stream import PIECE_BYTES
 from finetune_scaling.interop.import_source import ImportSource
 from finetune_scaling.runs.checkpoints import CHECKPOINTS
-from finetune_scaling.runs.model_loading import TOKENIZER
 from finetune_scaling.runs.run_directory import CONFIG, LOCK, RunDirectory
+from finetune_scaling.runs.run_paths import TOKENIZER
 from finetune_scaling.strict_json import format_json
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from finetune_scaling.interop.import_source import ImportSource, open_source
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, read_metadata
-from finetune_scaling.runs.model_loading import TOKENIZER
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory
+from finetune_scaling.runs.run_paths import TOKENIZER
 from finetune_scaling.runs.training_progress import TrainingProgress
 from finetune_scaling.sharding.axes import MESH_AXES
 from finetune_scaling.sharding.mesh import ShardingConfig

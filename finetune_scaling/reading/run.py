@@ -90,8 +90,8 @@ class Run:
 
         Raises WorkdirError if it does not exist any more.
         """
-        from finetune_scaling.runs.model_loading import resolve_base
         from finetune_scaling.runs.run_config import read_run_config
+        from finetune_scaling.runs.run_paths import resolve_base
 
         recorded = read_run_config(self.config).base
         if recorded is None:

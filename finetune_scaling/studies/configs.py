@@ -17,8 +17,9 @@ from finetune_scaling.interop.import_source import read_source_config
 from finetune_scaling.interop.model_import import ModelImport
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.runs.model_loading import TOKENIZER, with_model_changes
+from finetune_scaling.runs.model_loading import with_model_changes
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
+from finetune_scaling.runs.run_paths import TOKENIZER
 from finetune_scaling.studies.grid import FamilyConfig, Setting, StudyConfig, StudyRun, runs
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.tuning.registry import METHODS
