@@ -53,8 +53,13 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the closest known name, or all of them."""
     known = [name if name != "" else "''" for name in known]
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(str, known))}"
+    close = closest(name, known)
+    return f"; choose one of {', '.join(map(str, known))}" if close is None else f"; did you mean {close!r}?"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that an unknown one most resembles; None if it resembles none."""
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1)), None)
 
 
 def choose(table: Mapping[str, T], name: str, where: str) -> T:

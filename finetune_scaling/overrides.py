@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from finetune_scaling.configuration import ESCAPES, OpenBlock, suggestion, type_hints
+from finetune_scaling.configuration import ESCAPES, OpenBlock, closest, suggestion, type_hints
 from finetune_scaling.errors import ConfigError
 
 # .name, [0] or ["name"]
@@ -175,7 +175,7 @@ class _Fields:
         if self.entries is not None and last:
             return name
         fix = suggestion(name, known) if known else ""
-        if self.entries is not None and "did you mean" not in fix:
+        if self.entries is not None and closest(name, known) is None:
             fix += f". Fix: to add it, write --{where}.{name}=\"{{'field': value}}\""
         raise ConfigError(f"--{where}.{name}: {where} has no such field{fix}")
 

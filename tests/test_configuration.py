@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import build, choose
+from finetune_scaling.configuration import build, choose, closest
 from finetune_scaling.errors import ConfigError
 
 
@@ -182,3 +182,9 @@ def test_merging_unites_groups_and_the_later_value_wins(first, second):
         values = [group[name] for group in (first, second) if name in group]
         both_groups = len(values) == 2 and all(isinstance(value, dict) for value in values)
         assert value == (configuration.merge(*values) if both_groups else values[-1])
+
+
+@pytest.mark.parametrize(("name", "known"), [("cosin", "cosine"), ("linera", "linear"), ("xyz", None)])
+def test_the_closest_name_is_that_of_the_fewest_changes(name, known):
+    assert closest(name, ("constant", "cosine", "linear")) == known
+    assert closest(name, ()) is None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from finetune_scaling.configuration import suggestion
+from finetune_scaling.configuration import closest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.languages import TWO_LETTER_CODES
 
@@ -87,9 +87,9 @@ def language_name(code: str, where: str, given: Mapping[str, str] | None = None)
     """
     parsed = _CODE.fullmatch(code)
     if parsed is None:
-        hint = suggestion(code, LANGUAGE_NAMES)
-        form = "; give one such as de, deu_Latn or pt-BR"
-        raise ConfigError(f"{where} = {code!r} is not a language code{hint if 'did you mean' in hint else form}")
+        near = closest(code, LANGUAGE_NAMES)
+        fix = f"; did you mean {near!r}?" if near else "; give one such as de, deu_Latn or pt-BR"
+        raise ConfigError(f"{where} = {code!r} is not a language code{fix}")
     if given and code in given:
         return given[code]
     language, script, region = parsed.groups(default="")

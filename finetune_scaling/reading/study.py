@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from finetune_scaling.configuration import suggestion
+from finetune_scaling.configuration import closest
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, read_json, read_json_object, record_errors
 from finetune_scaling.inspection.directory_kind import find_directory
@@ -185,8 +185,8 @@ class Study:
     def _open(self, folder: str, key: str, keys: Iterable[str], what: str) -> Run:
         known = list(keys)
         if key not in known:
-            nearest = suggestion(str(key), known)
-            fix = nearest if "did you mean" in nearest else f". Fix: give a key of the index of .{what}s"
+            near = closest(key, known)
+            fix = f"; did you mean {near!r}?" if near else f". Fix: give a key of the index of .{what}s"
             raise ConfigError(f"{key!r} is not a {what} of {self.path}{fix}")
         where = self.path / folder / key
         with disk_errors(where):

@@ -1,12 +1,11 @@
 """TFDS datasets as sources, with random access to array_record files and without TensorFlow."""
 
-import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune_scaling.configuration import suggestion
+from finetune_scaling.configuration import closest, suggestion
 from finetune_scaling.data.sources.records import OnEmpty, Records
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
@@ -129,8 +128,8 @@ def _builder(source: TfdsSource | DebianSource) -> Any:
         dataset, names = source.name.split("/")[0], tfds.list_builders(with_community_datasets=False)
         if dataset in names:
             names = [f"{dataset}/{config}" for config in tfds.builder_cls(dataset).builder_configs]
-        near = difflib.get_close_matches(source.name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see https://www.tensorflow.org/datasets/catalog/overview"
+        near = closest(source.name, names)
+        hint = f"did you mean {near!r}?" if near else "see https://www.tensorflow.org/datasets/catalog/overview"
         raise DataError(f"TFDS has no dataset {source.name!r} ({_first_line(error)}); {hint}") from None
 
 
