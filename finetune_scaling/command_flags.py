@@ -48,14 +48,10 @@ class _PathListParser(flags.ArgumentParser):
 
 
 def path_flag(
-    name: str,
-    help: str,
-    default: str | None = "",
-    required: bool = False,
-    flag_values: flags.FlagValues = flags.FLAGS,
+    name: str, help: str, default: str | None = "", required: bool = False
 ) -> flags.FlagHolder[Any]:
     """Define a flag that names a file or directory, or its URL."""
-    return flags.DEFINE(_PathParser(), name, default, help, flag_values, required=required)
+    return flags.DEFINE(_PathParser(), name, default, help, flags.FLAGS, required=required)
 
 
 class _PathsFlag(flags.MultiFlag):
@@ -65,10 +61,10 @@ class _PathsFlag(flags.MultiFlag):
         return [path for paths in super()._parse(arguments) for path in paths]
 
 
-def paths_flag(name: str, help: str, flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[Any]:
+def paths_flag(name: str, help: str) -> flags.FlagHolder[Any]:
     """Define a flag that names files or directories, separated by commas; the default is None."""
     flag = _PathsFlag(_PathListParser(), flags.ArgumentSerializer(), name, None, help)
-    return flags.DEFINE_flag(flag, flag_values)
+    return flags.DEFINE_flag(flag, flags.FLAGS)
 
 
 def expand_globs(flag: flags.FlagHolder[Any], paths: Iterable[str]) -> list[str]:
@@ -138,10 +134,9 @@ def config_flag(
     help: str,
     declared: Callable[[Any], Any] = config_type,
     default_config: Callable[[], Any] | None = None,
-    flag_values: flags.FlagValues = flags.FLAGS,
 ) -> flags.FlagHolder[Any]:
     """Define a flag that names a config file; see ConfigFlag."""
-    return flags.DEFINE_flag(ConfigFlag(name, help, declared, default_config), flag_values)
+    return flags.DEFINE_flag(ConfigFlag(name, help, declared, default_config), flags.FLAGS)
 
 
 def read_config(flag: flags.FlagHolder[Any] | flags.Flag) -> dict[str, Any]:

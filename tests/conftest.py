@@ -188,7 +188,7 @@ def read_command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str
     def read(*arguments: str) -> dict[str, Any]:
         values = flags.FlagValues()
         monkeypatch.setattr(flags, "FLAGS", values)
-        flag = config_flag("config", "", flag_values=values)
+        flag = config_flag("config", "")
         command._parse_flags(["train", *arguments])
         return read_config(flag)
 

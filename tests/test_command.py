@@ -72,7 +72,7 @@ def test_flags_of_paths_expand_home_directories(monkeypatch):
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
     for define, name in ((path_flag, "out"), (paths_flag, "runs")):
-        define(name, "", flag_values=values)
+        define(name, "")
     values(["test", "--out=~/x", "--runs=~/a, b,", "--runs=gs://c"])
     assert values.out == "/home/me/x"
     assert values.runs == ["/home/me/a", "b", "gs://c"]
@@ -80,7 +80,8 @@ def test_flags_of_paths_expand_home_directories(monkeypatch):
 
 def test_an_unknown_user_in_a_flag_is_an_error(monkeypatch):
     values = flags.FlagValues()
-    path_flag("out", "", flag_values=values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    path_flag("out", "")
     with pytest.raises(ConfigError, match="no user 'nobody-here'"):
         values(["test", "--out=~nobody-here/x"])
 
