@@ -47,9 +47,7 @@ class _PathListParser(flags.ArgumentParser):
         return "paths separated by commas"
 
 
-def path_flag(
-    name: str, help: str, default: str | None = "", required: bool = False
-) -> flags.FlagHolder[Any]:
+def path_flag(name: str, help: str, default: str | None = "", required: bool = False) -> flags.FlagHolder[Any]:
     """Define a flag that names a file or directory, or its URL."""
     return flags.DEFINE(_PathParser(), name, default, help, flags.FLAGS, required=required)
 
