@@ -25,6 +25,7 @@ import fsspec
 from etils import epath
 
 from finetune_scaling.errors import UserError, WorkdirError
+from finetune_scaling.paths import user_path
 from finetune_scaling.strict_json import JsonError, format_json, parse_json
 
 Location: TypeAlias = Path | epath.Path
@@ -48,9 +49,12 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def location(path: str | os.PathLike) -> Location:
-    """Return a local path as pathlib.Path and a URL as epath.Path. Raises WorkdirError as `is_remote` does."""
+    """Return a local path as pathlib.Path, with ~ expanded, and a URL as epath.Path.
+
+    Raises WorkdirError as `is_remote` does, and ConfigError as `user_path` does.
+    """
     if not is_remote(path):
-        return Path(path)
+        return Path(user_path(path))
     _set_up_remote()
     return epath.Path(path)
 
@@ -63,17 +67,23 @@ def _set_up_remote() -> None:
         fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
 
 
-def absolute(path: str | os.PathLike) -> Location:
-    """Return a path that does not depend on the working directory."""
+def absolute(path: str | os.PathLike, *, keep_links: bool = False) -> Location:
+    """Return a path that does not depend on the working directory, with symbolic links resolved.
+
+    keep_links: do not resolve them, since a link may have another name or parent than its target: a model's files in
+    the cache of the Hugging Face Hub, or a study's base that is stored elsewhere.
+    """
     found = location(path)
-    return found.resolve() if isinstance(found, Path) else found  # epath would resolve a URL as a relative path
+    if not isinstance(found, Path):  # epath would resolve a URL as a relative path
+        return found
+    return Path(os.path.abspath(found)) if keep_links else found.resolve()
 
 
 def local_path(path: str | os.PathLike, what: str) -> Path:
-    """Return a path that must be local. Raises WorkdirError for a URL; `what` is written there."""
+    """Return a path that must be local, with ~ expanded. Raises WorkdirError for a URL; `what` is written there."""
     if is_remote(path):
         raise WorkdirError(f"{os.fspath(path)}: {what} is written to local directories only; give a local path")
-    return Path(path)
+    return Path(user_path(path))
 
 
 def call_with_timeout(path: Location, function: Callable[[], Result]) -> Result:

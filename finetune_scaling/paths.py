@@ -9,7 +9,7 @@ _MAX_NAME = 255  # bytes of one file's name, on all common file systems
 
 
 def user_path(path: str | os.PathLike) -> str:
-    """Return a path with ~ and ~USER expanded; URLs and other paths are unchanged.
+    """Return a path with ~ and ~USER expanded; URLs and other paths are unchanged, and so is the result if given again.
 
     Raises ConfigError if there is no such user, or for a path that no file system can have.
     """
@@ -26,13 +26,9 @@ def user_path(path: str | os.PathLike) -> str:
     if expanded.startswith("~"):
         user = text.partition("/")[0][1:]
         raise ConfigError(f"{text}: there is no user {user!r}. Fix: write the directory, or ./{text} for a local name")
+    if os.path.normpath(expanded).startswith("~"):  # pathlib would make ~x of ./~x
+        return os.path.abspath(expanded)
     return expanded
-
-
-def absolute_path(path: str | os.PathLike) -> str:
-    """Return a path that does not depend on the working directory, with ~ expanded; URLs are unchanged."""
-    text = user_path(path)
-    return text if "://" in text else os.path.abspath(text)
 
 
 UserPath = Annotated[str, user_path]  # a field of a config that names a file or directory

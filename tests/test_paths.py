@@ -10,8 +10,20 @@ from pathlib import Path
 import pytest
 
 import finetune_scaling
-from finetune_scaling.errors import ConfigError
-from finetune_scaling.paths import absolute_path, user_path
+from finetune_scaling.data.tokenizers.loading import load_tokenizer
+from finetune_scaling.errors import ConfigError, UserError
+from finetune_scaling.evaluation.example_rows import read_rows
+from finetune_scaling.experiments.run import run
+from finetune_scaling.files import absolute, location
+from finetune_scaling.interop.hugging_face_model import load_model
+from finetune_scaling.interop.model_import import ModelImport, import_model
+from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
+from finetune_scaling.interop.run_export import RunExport, export_run
+from finetune_scaling.laws.points.table import read_points
+from finetune_scaling.metrics.corpus import read_segments
+from finetune_scaling.paths import user_path
+from finetune_scaling.reading import load_run, load_study
+from finetune_scaling.runs.model_loading import find_run, load_base
 
 PACKAGE = Path(finetune_scaling.__file__).parent
 SCRIPTS = sorted(PACKAGE.glob("*.py"))
@@ -41,10 +53,56 @@ def test_a_path_that_no_file_system_has_is_refused(given):
     assert user_path("/".join(["a" * 255] * 3)) == "/".join(["a" * 255] * 3)
 
 
+def test_a_local_name_that_begins_with_a_tilde_is_not_expanded(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for given in ("./~", ".//~root/x", "a/../~nobody-here"):
+        path = os.path.abspath(given)
+        assert user_path(given) == user_path(Path(user_path(given))) == path
+        assert str(location(location(given))) == path
+
+
 def test_absolute_paths_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert absolute_path("../a/./b") == str(tmp_path.parent / "a" / "b")
-    assert absolute_path("gs://bucket/x") == "gs://bucket/x"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    for keep_links, name in ((True, "link"), (False, "target")):
+        assert absolute("link/./a", keep_links=keep_links) == tmp_path / name / "a"
+        assert absolute("~/../b", keep_links=keep_links) == tmp_path / "b"
+        assert str(absolute("gs://bucket/x", keep_links=keep_links)) == "gs://bucket/x"
+
+
+READERS = {
+    "load_run": (load_run, "is a public model"),
+    "load_study": (load_study, "is a public model"),
+    "find_run": (find_run, "is a public model"),
+    "load_base": (load_base, "is a public model"),
+    "run": (lambda path: run({"base": {"run": path}}, "out"), "is a public model"),
+    "load_model": (load_model, "'none-such'"),
+    "import_model": (lambda path: import_model(ModelImport(path, "out")), "'none-such'"),
+    "import_adapter": (lambda path: import_adapter(AdapterImport("adapter", path, "out")), "is a public model"),
+    "export_run": (lambda path: export_run(RunExport(path, model="out")), "is a public model"),
+    "load_tokenizer": (lambda path: load_tokenizer(f"{path}/tokenizer"), "tokenizer.model: no such"),
+    "read_points": (read_points, "points.csv line 1"),
+    "read_segments": (lambda path: read_segments(f"{path}/empty.txt"), "the file is empty"),
+    "read_rows": (lambda path: read_rows(f"{path}/rows.jsonl"), "rows.jsonl, line 1"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_python_calls_expand_home_directories(reader, monkeypatch, tmp_path):
+    """Each call raises the error about a file's content, not that it is missing."""
+    read, error = READERS[reader]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "none-such"}')
+    (tmp_path / "model" / "tokenizer" / "tokenizer.json").write_text("{}")
+    (tmp_path / "model" / "points.csv").write_text("a\n1\n")
+    (tmp_path / "model" / "rows.jsonl").write_text("[]\n")
+    (tmp_path / "model" / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=error):
+        read("~/model")
 
 
 def text_flags(script: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location, local_path
 from finetune_scaling.interop.hugging_face_model import files_digest, load_model, open_model
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.paths import user_path
 from finetune_scaling.runs.model_loading import (
     RunCheckpoint,
     TunedModel,
@@ -123,7 +124,7 @@ def open_public_model(
     if finetuning is None:
         raise ConfigError(f"{directory}: a public model has no task; give a finetuning run's config with --config=FILE")
     _check_causal(finetuning.sequence)
-    tokenizer_path = Path(tokenizer_directory or directory)
+    tokenizer_path = Path(user_path(tokenizer_directory or directory))
     tokenizer = load_hugging_face_tokenizer(tokenizer_path, read_model_fields(directory))
     run_config = dataclasses.replace(
         finetuning, base=None, model=configuration.plain(config), method={"name": "full"}, tokenizer=str(tokenizer_path)

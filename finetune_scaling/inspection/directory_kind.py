@@ -8,7 +8,6 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, call_with_timeout, disk_errors, location
 from finetune_scaling.laws.points.text import POINTS
-from finetune_scaling.paths import user_path
 from finetune_scaling.runs.run_directory import CONFIG, RunDirectory, is_public_model, public_model_error
 
 Kind = Literal["study", "run", "public model", "checkpoint", "corpus", "tokenizer", "tables"]
@@ -25,7 +24,7 @@ HOW_TO_READ: dict[Kind, str] = {
 
 def find_directory(path: str | os.PathLike, *kinds: Kind) -> tuple[Location, Kind]:
     """Return a path, with ~ expanded, and its kind. Raises WorkdirError if it is not one of `kinds`."""
-    where = location(user_path(path))
+    where = location(path)
     with disk_errors(where):
         kind = directory_kind(where)
     if kind == "public model" and kind not in kinds:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG, TOKENIZER_FILES
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.weights.safetensors_reader import INDEX, WEIGHTS, indexed_files, weight_files
+from finetune_scaling.paths import user_path
 
 _CONFIG = "config.json"
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -51,6 +52,7 @@ def fetch_config(source: str) -> ModelLocation:
 
 
 def _find(source: str, files: Sequence[str]) -> ModelLocation:
+    source = user_path(source)
     if Path(source).is_dir():
         return ModelLocation(str(Path(source).resolve()), source)
     name, _, revision = source.partition("@") if source.count("@") == 1 else (source, "", "")

@@ -23,6 +23,7 @@ from finetune_scaling.interop.families.registry import parse_config
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
+from finetune_scaling.paths import user_path
 from finetune_scaling.trees import Tree, path_name
 
 CONFIG = "config.json"
@@ -40,7 +41,7 @@ def load_model(directory: str | Path, shardings: Callable[[Tree], Tree] | None =
         ConfigError: The family or a field of config.json is not supported.
         CheckpointError: The weights are missing, damaged or do not match config.json.
     """
-    family, config, files = open_model(Path(directory))
+    family, config, files = open_model(Path(user_path(directory)))
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
     tensors = {tensor.path: tensor for tensor in family.tensors(config)}
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -69,7 +70,7 @@ def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
 
 def files_digest(directory: str | Path) -> str:
     """Return a SHA-256 over the SHA-256 of config.json, of GENERATION_CONFIG if it exists, and of every weight file."""
-    directory = Path(directory)
+    directory = Path(user_path(directory))
     generation = directory / GENERATION_CONFIG  # has the ids that end a text
     files = [directory / CONFIG, *([generation] if generation.is_file() else []), *weight_files(directory)]
     with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.paths import user_path
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def read_segments(path: str | os.PathLike) -> list[str]:
         line (the message names the line).
     """
     try:
-        data = Path(path).read_bytes()
+        data = Path(user_path(path)).read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give a text file with one segment per line"

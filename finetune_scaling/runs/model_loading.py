@@ -18,7 +18,6 @@ from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.models.language_model import Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
-from finetune_scaling.paths import user_path
 from finetune_scaling.runs.checkpoints import read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
 from finetune_scaling.runs.run_data import check_same_encoding
@@ -118,7 +117,7 @@ def with_base_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
     base = (fields.get("base") or {}).get("run")
     if base and not fields.get("tokenizer"):
         with _base_errors(base):
-            fields["tokenizer"] = _read_config(location(user_path(base))).tokenizer
+            fields["tokenizer"] = _read_config(location(base)).tokenizer
     return fields
 
 

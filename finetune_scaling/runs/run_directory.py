@@ -17,6 +17,7 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import InUseError, WorkdirError
 from finetune_scaling.files import (
     Location,
+    absolute,
     disk_errors,
     location,
     read_json,
@@ -24,7 +25,6 @@ from finetune_scaling.files import (
     write_atomically,
     write_json_atomically,
 )
-from finetune_scaling.paths import absolute_path
 from finetune_scaling.runs.lease import hold_lease
 from finetune_scaling.strict_json import format_json
 
@@ -141,8 +141,10 @@ def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Return a run's config with paths of base and tokenizer that do not depend on the working directory."""
     base = config.get("base")
     if base and base.get("run"):
-        config = {**config, "base": {**base, "run": absolute_path(base["run"])}}
-    return {**config, "tokenizer": absolute_path(config["tokenizer"])} if config.get("tokenizer") else config
+        config = {**config, "base": {**base, "run": str(absolute(base["run"], keep_links=True))}}
+    if config.get("tokenizer"):
+        config = {**config, "tokenizer": str(absolute(config["tokenizer"], keep_links=True))}
+    return config
 
 
 def run_state(directory: Location) -> RunState:

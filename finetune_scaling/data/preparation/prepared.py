@@ -13,6 +13,7 @@ from finetune_scaling.data.preparation.settings import INDEX, STATISTICS, shard_
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import read_json
+from finetune_scaling.paths import user_path
 
 _COUNTS = ("documents", "empty_documents", "chunks", "text_tokens", "chunk_tokens")
 
@@ -70,7 +71,7 @@ def open_prepared(
             f"corpus.prepared: {directory} was prepared with another {', '.join(differing)} than the run's; use the "
             "same tokenizer, corpus.train, objective and sequence.length, or prepare the run's text"
         )
-    return PreparedDocuments(Path(directory), statistics)
+    return PreparedDocuments(Path(user_path(directory)), statistics)
 
 
 def read_statistics(directory: str | Path) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def read_statistics(directory: str | Path) -> dict[str, Any]:
             f"corpus.prepared: {directory} is a URL, but array_record reads only local files; give a local copy, for "
             f"example by `gcloud storage cp -r {directory} .`"
         )
-    path = Path(directory, STATISTICS)
+    path = Path(user_path(directory), STATISTICS)
     if not path.is_file():
         raise DataError(
             f"corpus.prepared: {path} is missing, so the preparation is not finished; start or resume it by "

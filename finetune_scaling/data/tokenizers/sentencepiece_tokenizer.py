@@ -17,6 +17,7 @@ import sentencepiece
 from finetune_scaling.data.tokenizers.interface import MODES, SPACE_SYMBOL, SpecialTokens, Tokenizer, encoding_error
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors, location, read_json, sha256, write_atomically, write_json_atomically
+from finetune_scaling.paths import user_path
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 MODEL_FILE = "tokenizer.model"
@@ -78,7 +79,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, out_dir: str | os.PathLike, config: Mapping[str, Any] | None = None) -> Path:
         """Write tokenizer.model and tokenizer.json (digest, size, and the training `config` if given) to `out_dir`."""
-        directory = Path(out_dir)
+        directory = Path(user_path(out_dir))
         record: dict[str, Any] = {"digest": self.digest, "vocab_size": self.vocab_size}
         if config is not None:
             record["config"] = dict(config)

@@ -22,6 +22,7 @@ from finetune_scaling.interop.peft.registry import import_peft_adapter
 from finetune_scaling.interop.peft.saved_embeddings import without_saved_embeddings
 from finetune_scaling.interop.weights.run_weights import PROVENANCE
 from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.paths import user_path
 from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
 from finetune_scaling.runs.model_loading import RunCheckpoint, check_length, find_base
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
@@ -61,7 +62,7 @@ def import_adapter(request: AdapterImport) -> dict[str, Any]:
         ConfigError: The adapter has an option that is not supported, or the config does not fit it.
         WorkdirError: `out` is not empty.
     """
-    directory, out = Path(request.adapter), local_path(request.out, "an imported adapter")
+    directory, out = Path(user_path(request.adapter)), local_path(request.out, "an imported adapter")
     check_new(out)
     base = find_base(BaseConfig(request.base, request.step))
     model = _base_model(base)

@@ -15,7 +15,6 @@ import pandas as pd
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, disk_errors, location
-from finetune_scaling.paths import user_path
 from finetune_scaling.strict_json import check_json_lines, parse_json
 
 Source: TypeAlias = str | Location | pd.DataFrame
@@ -102,7 +101,7 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
     if isinstance(source, pd.DataFrame):
         table = TextTable(FRAME, FRAME, _frame_cells(source), labels=_labels(source.index))
     else:
-        with disk_errors(given := location(user_path(source))):
+        with disk_errors(given := location(source)):
             path = _find_file(given)
             text = _read(path, required)
         if path.suffix.lower() in JSON_LINES:
