@@ -4,14 +4,13 @@ Writes fit.json, tables/*.csv, plots/*.png and *.svg, and report.html. With --la
 columns are the law's factors and loss.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.analysis.joint_fits import JOINT_LAWS
 from finetune_scaling.command_flags import path_flag
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.files import local_path, location
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law
@@ -48,7 +47,7 @@ def main() -> None:
         for name in ("size", "methods", "laws", "profile"):
             if flags.FLAGS[name].present:
                 raise ConfigError(f"--{name} does not apply to --law, which fits its own columns. Fix: remove it")
-        law, points, out = law_named(values.law), Path(values.points), Path(values.out)
+        law, points, out = law_named(values.law), location(values.points), local_path(values.out, "a fit")
         fit_csv(law, points, out, settings, print, by=values.by, resampling=resampling)
         return
     if values.by is not None:

@@ -10,7 +10,6 @@ improve with 2, 4 and 10 times the examples. --json prints JSON only. Method: do
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -63,7 +62,7 @@ def main() -> None:
         answers.append(fitted.recommend_to(question, task))
     result = {"tasks": [to_record(answer) for answer in answers], "settings": _settings(question, answers)}
     if _OUT.value:
-        write_json_atomically(Path(_OUT.value), result)
+        write_json_atomically(_OUT.value, result)
     print(format_json(result) if _JSON.value else "\n\n".join(map(str, answers)))
 
 

@@ -121,6 +121,13 @@ def test_every_flag_that_names_a_path_is_a_path_flag(script):
         assert (script.stem, name) in NO_PATHS or not names_path, f"--{name} is a path: define it with path_flag"
 
 
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.stem)
+def test_no_command_makes_a_local_path_of_a_url(script):
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Path":
+            pytest.fail(f"{script}, line {node.lineno}: {ast.unparse(node)}; call location or local_path")
+
+
 def test_the_package_reads_no_file_of_the_checkout():
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -12,14 +12,13 @@ import pandas as pd
 from finetune_scaling import configuration
 from finetune_scaling.analysis.analysis import JOINT_LAWS, Analysis, analyse
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import Location, read_json, write_json_atomically
+from finetune_scaling.files import Location, local_path, read_json, write_json_atomically
 from finetune_scaling.laws.fitting.huber_fit import HUBER_DELTA, FitSettings
 from finetune_scaling.laws.forms.declared import Law, Residual
 from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import Source, clean, printable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-from finetune_scaling.paths import user_path
 from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import save
 from finetune_scaling.report.records import fit_record
@@ -88,7 +87,7 @@ def fit_study(
       ConfigError: A fact has the wrong type.
       WorkdirError: `out` cannot be written, or holds a fit.json, report.html, tables or plots that no report wrote.
     """
-    out = Path(user_path(out))
+    out = local_path(out, "a report")
     started = time.perf_counter()
 
     def log(text: str) -> None:

@@ -177,6 +177,11 @@ def test_the_command_that_reproduces_a_report_has_all_options(tmp_path: Path) ->
     assert any(parameter["profile"] for parameter in fit["parameters"].values())
 
 
+def test_a_report_to_an_object_store_is_refused_before_the_fits(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gs://bucket/report: a report is written to local directories only"):
+        fit_study(tmp_path / "none.csv", "gs://bucket/report")
+
+
 @pytest.mark.parametrize(
     ("facts", "field"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import finite_or_none, write_atomically, write_json_atomically
+from finetune_scaling.files import Location, finite_or_none, write_atomically, write_json_atomically
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw, mean_errors
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
@@ -22,7 +22,7 @@ from finetune_scaling.laws.uncertainty.intervals import interval_ends
 
 def fit_csv(
     law: Law,
-    path: Path,
+    path: Location,
     out: Path,
     settings: FitSettings,
     progress: Callable[[str], None] = print,
@@ -58,7 +58,7 @@ def fit_csv(
     return records
 
 
-def _read_factors(path: Path, law: Law, by: str | None = None) -> pd.DataFrame:
+def _read_factors(path: Location, law: Law, by: str | None = None) -> pd.DataFrame:
     """Return the law's factors and response as positive floats, and held_out as bool (False without that column)."""
     columns = (*law.factors, law.response)
     text = read_text(path, (*columns, *([by] if by else [])))
