@@ -17,6 +17,7 @@ from finetune_scaling.command_flags import config_flag, path_flag, read_config, 
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.experiments import run
 from finetune_scaling.files import local_path
+from finetune_scaling.report.report_directory import check_report_directory
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.runs import run_data
 from finetune_scaling.runs.run_directory import lock_directory
@@ -27,7 +28,7 @@ from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.limits import format_limits, grid_limits
 from finetune_scaling.studies.listing import format_listing, list_bases, list_runs
-from finetune_scaling.studies.tables import POINTS, is_settled, write_tables
+from finetune_scaling.studies.tables import POINTS, REPORT, is_settled, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def main() -> None:
     if limits:
         log.warning("%s", limits)
     check_runs(study, workdir, pending_runs(study, workdir, retry_failed=_RETRY.value))
+    run_on_primary(lambda: check_report_directory(workdir / REPORT, fix="move or rename it"))
     summary = execute(study, config, workdir, _INDEX.value, _OF.value, retry_failed=_RETRY.value)
     run_on_primary(lambda: finish(study, workdir, summary))
 
@@ -81,10 +83,10 @@ def finish(study: StudyConfig, workdir: Path, summary: ExecutionSummary) -> None
         if failures:
             _print_failures(failures)
         if is_settled(study, finished, failures):
-            fitted = fit_study(workdir / POINTS, workdir / "report", size=study.size, progress=log.info)
+            fitted = fit_study(workdir / POINTS, workdir / REPORT, size=study.size, progress=log.info)
             print_summary(fitted)
             missing = f" (without the {len(failures)} failed runs)" if failures else ""
-            print(f"report{missing}: {(workdir / 'report' / 'report.html').resolve()}", flush=True)
+            print(f"report{missing}: {(workdir / REPORT / 'report.html').resolve()}", flush=True)
         elif finished + len(failures) < total:
             print("the report is written by the process that finishes the last run", flush=True)
     if summary.failed or summary.skipped:

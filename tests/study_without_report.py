@@ -10,6 +10,7 @@ from finetune_scaling.report import study_report
 
 def fit_study(points: Path, out: Path, **_: Any) -> None:
     out.mkdir(exist_ok=True)
+    (out / "fit.json").write_text('{"fits": []}')  # a directory without it is not that of a report
     (out / "report.html").touch()
 
 

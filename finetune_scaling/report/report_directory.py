@@ -12,12 +12,16 @@ from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import disk_errors, read_json, unfinished_directory, write_json_atomically
 
 RECORD, PAGE, TABLES, PLOTS = "fit.json", "report.html", "tables", "plots"
+_FIX = "move it away, or give another directory for the report"
 
 
-def check_report_directory(out: Path) -> None:
-    """Raise WorkdirError if a report cannot be written to `out`, or would replace there what no report wrote."""
+def check_report_directory(out: Path, fix: str = _FIX) -> None:
+    """Raise WorkdirError if a report cannot be written to `out`, or would replace there what no report wrote.
+
+    fix: what the user can do about the file that is in the way.
+    """
     with disk_errors(out):
-        _earlier_files(out)
+        _earlier_files(out, fix)
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise WorkdirError(f"{existing}: cannot be written; give a directory that you own for the report")
@@ -43,14 +47,13 @@ def new_report(out: Path) -> Iterator[Path]:
             raise
 
 
-def _earlier_files(out: Path) -> list[str]:
+def _earlier_files(out: Path, fix: str = _FIX) -> list[str]:
     """Return the files of the report in `out`, as its fit.json lists them; none without a report."""
     if out.exists() and not out.is_dir():
-        raise WorkdirError(f"{out}: is a file; give a directory for the report")
+        raise WorkdirError(f"{out}: is a file where a report's directory would be; {fix}")
     taken = [name for name in (RECORD, PAGE, TABLES, PLOTS) if (out / name).exists()]
     if not taken:
         return []
-    fix = "move it away, or give another directory for the report"
     record = read_json(out / RECORD, fix=fix) if RECORD in taken else None
     if not isinstance(record, dict) or "fits" not in record:
         raise WorkdirError(f"{out / taken[0]}: would be replaced by a report, but no report wrote it; {fix}")

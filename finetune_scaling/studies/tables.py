@@ -21,7 +21,7 @@ from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, finetuning_config
 from finetune_scaling.studies.grid import StudyConfig, StudyRun, factor_value, held_out, runs
 
-POINTS, BASES, METADATA = "points.csv", "bases.csv", "study.json"
+POINTS, BASES, METADATA, REPORT = "points.csv", "bases.csv", "study.json", "report"
 POINT_COLUMNS = (
     *REQUIRED,
     *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),

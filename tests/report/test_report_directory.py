@@ -96,6 +96,8 @@ def test_what_no_report_wrote_is_never_replaced(tmp_path: Path, taken: str) -> N
     file.write_text("[1]")
     with pytest.raises(WorkdirError, match="no report wrote it; move it away"):
         check_report_directory(tmp_path)
+    with pytest.raises(WorkdirError, match="no report wrote it; move or rename it"):
+        check_report_directory(tmp_path, fix="move or rename it")
     with pytest.raises(WorkdirError, match="no report wrote it"):
         write(tmp_path, "x.png")
     assert file.read_text() == "[1]"
