@@ -8,6 +8,7 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.files import read_json
 from finetune_scaling.interop.hub import UnreachableError
+from finetune_scaling.interop.hugging_face_model import open_model
 from finetune_scaling.interop.import_source import read_source_config
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.run_directory import CONFIG, RESULT, RunDirectory
@@ -23,6 +24,8 @@ _NOT_COMPARED = ("compute_dtype", "remat", "attention", "max_length", "embedding
 def check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
     """Compare the config.json of a base that is not converted yet; nothing else is downloaded.
 
+    Of a directory, the headers of the weight files are checked, too.
+
     Raises CheckpointError or ConfigError if it is missing or differs from the study's config. An unreachable hub
     is only logged, because runs whose bases are converted do not need it.
     """
@@ -35,6 +38,8 @@ def _check_source(study: StudyConfig, workdir: Path, base: Base) -> None:
     source = conversion(study, workdir, base).source
     try:
         _compare(study, base, read_source_config(source), source)
+        if Path(source).is_dir():
+            open_model(Path(source))
     except UnreachableError as error:
         log.warning("base %s: %s", base.name, error)
 

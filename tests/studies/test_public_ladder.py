@@ -244,10 +244,11 @@ def test_a_study_of_public_models_ends_with_its_report_even_if_runs_fail(ladder,
     del config["tasks"]["translation"]["methods"]["lora"]  # compiles as long as the other
     study, workdir, file = read_study(config), tmp_path / "study", tmp_path / "config.py"
     file.write_text(f"from ml_collections import ConfigDict\nget_config = lambda: ConfigDict(\n{config!r})\n")
-    moved = weights.rename(tmp_path / weights.name)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4] + b"\xff" * 4)  # NaN, which only the conversion finds
     command = [sys.executable, "-c", QUICK_STUDY, f"--config={file}", f"--workdir={workdir}"]
     done = subprocess.run(command, capture_output=True, text=True)
-    moved.rename(weights)
+    weights.write_bytes(whole)
     failed = [run.directory for run in runs(study) if run.setting.tokens == 1000]
     assert done.returncode == 1, done.stderr
     assert f"{len(runs(study)) - 2} of {len(runs(study))} runs finished" in done.stdout
@@ -256,7 +257,7 @@ def test_a_study_of_public_models_ends_with_its_report_even_if_runs_fail(ladder,
     assert len(failed) == 2
     assert all(name in done.stderr and name.removeprefix("runs/") in report for name in failed)
 
-    assert execute(study, config, workdir).done == len(failed)  # the files are there again
+    assert execute(study, config, workdir).done == len(failed)  # the weights are finite again
     assert write_tables(study, workdir) == (len(runs(study)), {})
     assert json.loads((workdir / "study.json").read_text())["notes"] == []
     for run in runs(study):
@@ -407,6 +408,17 @@ def test_a_missing_public_base_is_an_error_before_training(ladder, tmp_path, mon
     study = read_study(config)
     with pytest.raises(CheckpointError, match=r"families.tiny.public: .*small--step1: no such directory"):
         check_runs(study, tmp_path, runs(study))
+
+    models = Path(shutil.copytree(ladder, tmp_path / "models"))
+    weights = models / "large-step2" / "model.safetensors"
+    study, whole = read_study(small_study(models)), weights.read_bytes()
+    weights.write_bytes(whole[:-4])
+    with pytest.raises(CheckpointError, match=r"families.tiny.public: .*large-step2"):
+        check_runs(study, tmp_path, runs(study))
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"families.tiny.public: .*large-step2"):
+        check_runs(study, tmp_path, runs(study))
+    weights.write_bytes(whole)
 
     def unreachable(source: str) -> None:
         raise UnreachableError(f"{source}: the hub cannot be reached")
