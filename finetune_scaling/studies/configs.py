@@ -11,6 +11,7 @@ from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.data.tokenizers.training import TokenizerConfig
+from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.families.registry import parse_config
 from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.interop.import_source import read_source_config
@@ -91,7 +92,7 @@ def pretraining_config(study: StudyConfig, workdir: Path, base: Base) -> Config:
 
 
 def finetuning_config(study: StudyConfig, workdir: Path, run: StudyRun) -> Config:
-    """Return the config of one finetuning run."""
+    """Return the config of one finetuning run. Raises ConfigError if the study lacks what every run needs."""
     setting = run.setting
     task = study.tasks[setting.task]
     grid = task.methods[setting.method]
@@ -109,7 +110,11 @@ def finetuning_config(study: StudyConfig, workdir: Path, run: StudyRun) -> Confi
         "seeds": {"data": run.seed, "parameters": run.seed, "order": run.seed},
         **rate,
     }
-    return merge(merge(configuration.plain(task.finetune), configuration.plain(grid.config)), setting_fields)
+    given = merge(configuration.plain(task.finetune), configuration.plain(grid.config))
+    for name in ("sequence", "limits"):
+        if name not in given:
+            raise ConfigError(f"tasks.{setting.task}.finetune.{name} is missing; give it a value")
+    return merge(given, setting_fields)
 
 
 def base_step(study: StudyConfig, workdir: Path, base: Base, tokens: int | None) -> int:

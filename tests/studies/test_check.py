@@ -70,6 +70,7 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
         ("tasks.translation.methods.full.finetune_examples", (0, 10), ConfigError, r"\[0, 10\] must be positive"),
         ("tasks.translation.task.dev", [], DataError, r"methods.full: task tiny has no split 'dev'; it has train"),
         ("tasks.translation.task.test", {}, ConfigError, r"methods.full: task tiny has no test set"),
+        ("tasks.translation.finetune", {}, ConfigError, r"tasks.translation.finetune.sequence is missing"),
         ("tasks", {}, ConfigError, "tasks must have at least one task"),
         ("tasks.translation.methods", {}, ConfigError, "each task at least one method"),
         ("seeds", (0, -1), ConfigError, r"seeds = \[0, -1\] must be at least one, distinct and not negative"),
