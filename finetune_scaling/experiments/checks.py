@@ -8,6 +8,7 @@ import math
 
 import jax
 
+from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.context_checks import check_generation
 from finetune_scaling.models.attention import check_attention
@@ -16,7 +17,7 @@ from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.runs.metrics import check_writers
 from finetune_scaling.runs.model_loading import check_length
 from finetune_scaling.runs.run_config import RunConfig
-from finetune_scaling.runs.run_data import task_and_format
+from finetune_scaling.runs.run_data import task_and_format, training_batches
 from finetune_scaling.sharding.mesh import check_batch, make_mesh
 from finetune_scaling.training.optimizers import learning_rate_factors
 from finetune_scaling.training.step import learning_rate_multipliers
@@ -71,6 +72,14 @@ def check_steps(run_config: RunConfig, total: int, limit: str) -> frozenset[int]
             f"{per_step:,} tokens. Fix: give counts at least that far apart"
         )
     return frozenset(keep)
+
+
+def check_packed_steps(run_config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError as check_steps for packed rows, which only the encoded examples of the run determine."""
+    is_set = run_config.schedule_config.warmup_steps or run_config.checkpoint.keep_tokens
+    if run_config.batch.pack and run_config.limits.max_epochs is not None and is_set:
+        epoch = training_batches(run_config, tokenizer).batches_per_epoch
+        check_steps(run_config, *run_config.limits.last_step(epoch, run_config.tokens_per_step))
 
 
 @functools.lru_cache(maxsize=64)

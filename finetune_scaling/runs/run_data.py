@@ -95,16 +95,7 @@ def _finetuning_data(run_config: RunConfig, tokenizer: Tokenizer) -> RunData:
     task, sequence_format = task_and_format(run_config)
     examples = finetuning_examples(run_config)
     log.info("training examples: %s", json.dumps(examples.counts()))
-    train = finetuning_batches(
-        examples,
-        tokenizer,
-        task.template,
-        sequence_format,
-        batch_size=run_config.batch_size,
-        seed=run_config.seeds.order,
-        pack=run_config.batch.pack,
-        row_length=run_config.batch.row_length,
-    )
+    train = training_batches(run_config, tokenizer)
     log.info("tokens: %s", json.dumps(train.statistics))
     evaluation = run_config.evaluation
     dev = _dev_batches(
@@ -209,6 +200,21 @@ def finetuning_examples(run_config: RunConfig) -> Examples:
     """Return the training examples: a prefix of the permutation that seeds.data determines."""
     examples = _split(configuration.canonical_json(run_config.task), "train")
     return subset(examples, run_config.finetune_examples or len(examples), run_config.seeds.data)
+
+
+def training_batches(run_config: RunConfig, tokenizer: Tokenizer) -> Batches:
+    """Return the encoded training batches of a finetuning run."""
+    task, sequence_format = task_and_format(run_config)
+    return finetuning_batches(
+        finetuning_examples(run_config),
+        tokenizer,
+        task.template,
+        sequence_format,
+        batch_size=run_config.batch_size,
+        seed=run_config.seeds.order,
+        pack=run_config.batch.pack,
+        row_length=run_config.batch.row_length,
+    )
 
 
 def test_examples(run_config: RunConfig, name: str, count: int | None) -> Examples:

@@ -13,7 +13,7 @@ from finetune_scaling.evaluation.context_checks import check_sequences
 from finetune_scaling.evaluation.prepared_evaluation import prepare_evaluators
 from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
 from finetune_scaling.evaluation.text_evaluation import check_text_is_named
-from finetune_scaling.experiments.checks import check_run
+from finetune_scaling.experiments.checks import check_packed_steps, check_run
 from finetune_scaling.files import location
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.evaluators import Evaluator, TaskEvaluator, TextEvaluator
@@ -61,7 +61,7 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> N
 
 
 def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> None:
-    """Check what needs only a tokenizer, where it exists: sentinels, an example's encoding, and evaluators of tasks.
+    """Check what needs only a tokenizer, where it exists: sentinels, encoding, steps, and evaluators of tasks.
 
     Raises as check_runs.
     """
@@ -84,6 +84,11 @@ def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[Stud
             model = tuned_model(study.families[run.setting.family], run.setting.size, run_config)
             check_encoding(run_config, load(path))
             prepare_evaluators(tasks, run_config, load(path), model)
+    for group in _groups(runs):
+        for run in _smallest_of_each_seed(group):
+            if path := paths[base_of(study, run.setting)]:
+                with _within_method(group):
+                    check_packed_steps(read_run_config(finetuning_config(study, workdir, run)), load(path))
 
 
 def _existing_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> str | None:
@@ -133,6 +138,12 @@ def _check_data(study: StudyConfig, workdir: Path, group: Sequence[StudyRun]) ->
         with _within(f"evaluator {name}"):
             if isinstance(evaluator, TaskEvaluator):
                 check_evaluator_splits(evaluator, run_config)
+
+
+def _smallest_of_each_seed(group: Sequence[StudyRun]) -> list[StudyRun]:
+    """Return one run with the smallest dataset for each seed: other seeds choose other examples, in other rows."""
+    smallest = min(map(_examples, group))
+    return list({run.seed: run for run in group if _examples(run) == smallest}.values())
 
 
 def _examples(run: StudyRun) -> int:
