@@ -11,7 +11,10 @@ _NAME = re.compile(r"\w([\w.+-]*\w)?")
 
 
 def check_file_names(names: Iterable[str], where: str) -> None:
-    """Raise ConfigError if a name cannot be part of a path on every file system, or two names are the same there."""
+    """Raise ConfigError if a name cannot be part of a path on common file systems, or two names are the same on some.
+
+    Names that only Windows reserves, such as CON, are accepted.
+    """
     by_key: dict[str, str] = {}
     for name in names:
         if not _NAME.fullmatch(name) or len(name.encode()) > MAX_BYTES:
