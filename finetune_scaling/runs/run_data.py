@@ -259,6 +259,7 @@ def _corpus_splits(key: str) -> SplitRecords:
     corpus = configuration.build(CorpusConfig, json.loads(key), "corpus")
     digests, dev = corpus_digests(corpus), CorpusTexts(corpus.dev, "corpus.dev")
     if corpus.prepared is not None:  # its text may be elsewhere
+        log.warning("split dev: its texts were not searched for in the training text, which is prepared as token ids")
         return split_records(digests, {"train": read_statistics(corpus.prepared)["documents"], "dev": len(dev)}, {}, {})
     training = CorpusTexts(corpus.train, "corpus.train")
     dropped = {"train": training.dropped, "dev": dev.dropped}

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_scaling.data.corpus import CorpusTexts
 from finetune_scaling.data.examples import Examples
-from finetune_scaling.data.overlap import Overlap, Texts, find_overlap
+from finetune_scaling.data.overlap import NEAR_LIMIT, Overlap, Texts, find_overlap
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.files import Location
 
@@ -74,5 +74,11 @@ def _logged_overlap(training: Any, held_out: Mapping[str, Sequence[Texts]]) -> d
             log.warning(
                 "split %s: %d of its %d examples are also in the training data (%d exactly, %s)",
                 *(name, exact + (near or 0), len(held_out[name]), exact, nearly),
+            )
+        elif near is None:
+            log.warning(
+                "split %s: its near duplicates in the training data were not counted, because the training data has "
+                "more than %d characters; none of its examples is exactly in it",
+                *(name, NEAR_LIMIT),
             )
     return found

@@ -147,7 +147,10 @@ def _point_rows(
 
 
 def _data_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the digests of the splits, and the shares of held-out examples that are also in the training data."""
+    """Return the digests of the splits, and the shares of held-out examples that are also in the training data.
+
+    A share is left out if near duplicates were not counted.
+    """
     splits = dict(record.get("splits", {}))  # older runs have none
     columns: dict[str, Any] = {}
     if "train" in splits:
@@ -155,9 +158,10 @@ def _data_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     dev = {"dev": splits.pop("dev")} if "dev" in splits else {}
     for name, found in (("dev", dev), ("test", splits)):
         if found:
-            known = sum(split["in_training"] + (split["near_training"] or 0) for split in found.values())
             columns[f"{name}_digest"] = joint_digest([split["digest"] for split in found.values()])
-            columns[f"{name}_in_training"] = known / sum(split["examples"] for split in found.values())
+            if all(split["near_training"] is not None for split in found.values()):
+                known = sum(split["in_training"] + split["near_training"] for split in found.values())
+                columns[f"{name}_in_training"] = known / sum(split["examples"] for split in found.values())
     return columns
 
 

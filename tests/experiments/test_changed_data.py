@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from finetune_scaling.data import overlap
 from finetune_scaling.data.grammar.config import GrammarConfig
 from finetune_scaling.data.sources import GrammarSource, open_source
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.experiments.run import run
-from finetune_scaling.runs import run_data
+from finetune_scaling.runs import run_data, split_records
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata
 from finetune_scaling.runs.evaluators import TaskEvaluator
 from finetune_scaling.runs.run_config import read_run_config
@@ -159,3 +160,10 @@ def test_pretraining_counts_dev_texts_in_the_training_text(tiny_runs, tmp_path):
 
 def test_checkpoints_without_digests_resume(tmp_path):
     check_same_data(tmp_path, {"step": 3}, {"train": "sha256:1"})
+
+
+def test_near_duplicates_that_are_not_counted_are_logged(monkeypatch, caplog):
+    monkeypatch.setattr(overlap, "NEAR_LIMIT", 10)
+    found = split_records._logged_overlap([("a longer text", "x")], {"dev": [("a longer text!", "x")]})
+    assert found["dev"] == (0, None)
+    assert "split dev: its near duplicates in the training data were not counted" in caplog.text

@@ -240,6 +240,15 @@ def test_points_have_the_digests_of_the_data_and_the_share_that_is_trained_on(ti
     assert {float(row["dev_in_training"]) for row in rows} == shares
 
 
+def test_points_have_no_share_where_near_duplicates_were_not_counted():
+    split = {"digest": "sha256:1", "examples": 4, "in_training": 1}
+    columns = tables._data_columns(
+        {"splits": {"dev": {**split, "near_training": 1}, "test": {**split, "near_training": None}}}
+    )
+    assert columns["dev_in_training"] == 0.5
+    assert "test_in_training" not in columns
+
+
 def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):
     study = read_study(small(tiny_runs))
     assert tables.write_points(study, done) == 4
