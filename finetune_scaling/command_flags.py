@@ -1,6 +1,7 @@
 """Flags that name paths, and flags that name config files whose fields the command line can override."""
 
 import glob
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -66,10 +67,14 @@ def paths_flag(name: str, help: str) -> flags.FlagHolder[Any]:
 
 
 def expand_globs(flag: flags.FlagHolder[Any], paths: Iterable[str]) -> list[str]:
-    """Return the distinct paths in order, with glob patterns expanded. Raises ConfigError if one matches nothing."""
+    """Return the distinct paths in order, with glob patterns expanded. Raises ConfigError if one matches nothing.
+
+    The path of an existing file or directory is no pattern.
+    """
     found: list[str] = []
     for path in paths:
-        matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+        is_pattern = glob.has_magic(path) and not os.path.exists(path)
+        matches = sorted(glob.glob(path)) if is_pattern else [path]
         if not matches:
             raise ConfigError(f"--{flag.name}={path} matches no directory; check the pattern")
         found += matches

@@ -93,11 +93,13 @@ def plain(value: Any) -> Any:
 
 
 def without_unset(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `mapping` as plain data without None fields and empty groups (unset placeholders)."""
-    values = {
-        key: without_unset(value) if isinstance(value, Mapping) else value for key, value in plain(mapping).items()
-    }
-    return {key: value for key, value in values.items() if value is not None and value != {}}
+    """Return `mapping` as plain data without None fields and groups of nothing else (unset placeholders).
+
+    A group that has no field is a value, and stays.
+    """
+    values = plain(mapping)
+    kept = {key: without_unset(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in kept.items() if value is not None and (value != {} or values[key] == {})}
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,18 +31,34 @@ def parse_json(text: str) -> Any:
 
 
 def check_json_lines(path: Any, first_line: str) -> None:
-    """Raise JsonError if a file of JSON Lines begins as one JSON array or one indented object does."""
+    """Raise JsonError with the fix if the first line shows that a file of JSON Lines has another layout or encoding."""
     begin = first_line.strip()
-    if begin.startswith("["):
-        what, query = "one JSON array", ".[]"
-    elif begin == "{":
-        what, query = "JSON over several lines", "."
+    if begin[:1] in ("{", "[", "\0") and "\0" in begin[:4]:
+        encoding = ("UTF-32" if "\0\0" in begin[:4] else "UTF-16") + ("BE" if begin[0] == "\0" else "LE")
+        what, command = encoding, f"iconv -f {encoding} -t UTF-8"
+    elif begin.startswith("["):
+        what, command = "one JSON array", "jq -c '.[]'"
+    elif begin.startswith("{") and (layout := _wrong_layout(begin)):
+        what, command = layout
     else:
         return
     raise JsonError(
         f"{path} is {what}, not JSON Lines (one object per line). Fix: convert it, for example with "
-        f"`jq -c '{query}' {path} > converted.jsonl`"
+        f"`{command} {path} > converted.jsonl`"
     )
+
+
+def _wrong_layout(begin: str) -> tuple[str, str] | None:
+    """Return what a file is whose first line is no object, and the command that converts it; None for other faults."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(begin)
+    except (ValueError, RecursionError) as error:
+        is_continued = begin.endswith(("{", "[", ",", ":")) and not str(error).startswith("Unterminated string")
+        return ("JSON over several lines", "jq -c '.'") if is_continued else None
+    rest = begin[end:].strip()
+    if rest == ",":
+        return "JSON with a comma after each object", "sed 's/,[[:space:]]*$//'"
+    return ("JSON with several objects in a line", "jq -c '.'") if rest.startswith("{") else None
 
 
 def format_json(value: Any, *, indent: int | None = None) -> str:

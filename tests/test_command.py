@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from finetune_scaling.command_flags import path_flag, paths_flag
+from finetune_scaling.command_flags import expand_globs, path_flag, paths_flag
 from finetune_scaling.errors import EXIT_OUTPUT_CLOSED, ConfigError
 
 PRINTING = """
@@ -76,6 +76,17 @@ def test_flags_of_paths_expand_home_directories(monkeypatch):
     values(["test", "--out=~/x", "--runs=~/a, b,", "--runs=gs://c"])
     assert values.out == "/home/me/x"
     assert values.runs == ["/home/me/a", "b", "gs://c"]
+
+
+def test_an_existing_path_is_no_pattern(tmp_path):
+    values = flags.FlagValues()
+    flag = paths_flag("runs", "", flag_values=values)
+    for name in ("run[a]", "run1", "run2"):
+        (tmp_path / name).mkdir()
+    given = [f"{tmp_path}/{name}" for name in ("run[a]", "run[1-2]")]
+    assert expand_globs(flag, given) == [f"{tmp_path}/{name}" for name in ("run[a]", "run1", "run2")]
+    with pytest.raises(ConfigError, match="matches no directory"):
+        expand_globs(flag, [f"{tmp_path}/run[b]"])
 
 
 def test_an_unknown_user_in_a_flag_is_an_error(monkeypatch):

@@ -151,8 +151,8 @@ def test_references_within_a_config_are_followed():
 
 
 def test_unset_fields_are_removed():
-    mapping = ConfigDict({"a": None, "b": {"c": None}, "d": {"e": 0, "f": None}, "g": False, "h": []})
-    assert configuration.without_unset(mapping) == {"d": {"e": 0}, "g": False, "h": []}
+    mapping = ConfigDict({"a": None, "b": {"c": None}, "d": {"e": 0, "f": None}, "g": False, "h": [], "i": {}})
+    assert configuration.without_unset(mapping) == {"d": {"e": 0}, "g": False, "h": [], "i": {}}
 
 
 def test_an_unknown_choice_is_an_error_with_a_suggestion():

@@ -57,6 +57,23 @@ def test_pairs_of_surrogates_and_a_byte_order_mark_are_read():
     assert parse_json('\ufeff{"a": "\\ud83d\\ude42"}') == {"a": "🙂"}
 
 
-@pytest.mark.parametrize("line", ['{"a": 1}', "", "text", "{}"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"several lines.*`jq -c '\.' a\.jsonl"),
+        ('{"a": "1",', r"several lines.*`jq -c '\.'"),
+        ('{"a": {', r"several lines.*`jq -c '\.'"),
+        ('{"a": 1},', r"a comma after each object.*`sed 's/,\[\[:space:\]\]\*\$//' a\.jsonl"),
+        ('{"a": 1} {"a": 2}', r"several objects in a line.*`jq -c '\.'"),
+        ("[", r"one JSON array.*`jq -c '\.\[\]'"),
+        *(('{"a": 1}'.encode(code).decode(), f"iconv -f {code}") for code in ("UTF-16LE", "UTF-16BE", "UTF-32LE")),
+    ],
+)
+def test_another_layout_or_encoding_is_named_with_its_conversion(line, message):
+    with pytest.raises(JsonError, match=message):
+        check_json_lines("a.jsonl", line)
+
+
+@pytest.mark.parametrize("line", ['{"a": 1}', "", "text", "{}", '{"a": "x, ', '{"a": 1} x', '{"a": {}'])
 def test_first_lines_of_other_files_are_accepted(line):
     check_json_lines("a.jsonl", line)

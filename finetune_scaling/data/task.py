@@ -82,8 +82,8 @@ TaskBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: Task, {"sources": S
 def load_task(spec: str | Mapping[str, Any]) -> Task:
     """Return a named task, a named task with changes, or a task whose mapping is complete.
 
-    Changes replace fields; groups of fields are merged, lists are replaced, and None changes nothing. `sources` holds
-    fields that are set on every source of the task that has such a field:
+    Changes replace fields; groups of fields are merged, lists are replaced, and None changes nothing. An empty `test`
+    removes all test sets. `sources` holds fields that are set on every source of the task that has such a field:
     {"name": "grammar_translation", "sources": {"grammar": {"genders": 3}}}.
     Raises ConfigError that names the field, with the nearest known name.
     """
@@ -160,9 +160,11 @@ def _build(mapping: Mapping[str, Any], where: str) -> Task:
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the fields of a task; a chat template replaces the patterns of a text template."""
+    """Merge the fields of a task; a chat template replaces the text patterns, an empty `test` all test sets."""
     if _is_chat(changes.get("template")):
         base = {name: value for name, value in base.items() if name != "template"}
+    if changes.get("test") == {}:
+        base = {name: value for name, value in base.items() if name != "test"}
     return merge(base, changes)
 
 

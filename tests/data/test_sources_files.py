@@ -171,10 +171,23 @@ def test_a_key_with_a_dot_is_a_field(tmp_path):
     path.write_text("translation.en\ttranslation.de\nx\ty\n")
     fields = ("translation.en", "translation.de")
     assert [text_field(open_source(FilesSource(str(path)), fields)[0], field, "") for field in fields] == ["x", "y"]
-    record = {"a.b": "key", "a": {"b": "path", "c.d": "both"}}
-    assert text_field(record, "a.b", "") == "key"
+    record = {"a.b": "key", "a": {"c.d": "both"}, "e.f": {"g": "group"}}
+    assert [text_field(record, field, "") for field in ("a.b", "a.c.d", "e.f.g")] == ["key", "both", "group"]
     with pytest.raises(DataError, match=r"no field 'a\.x'; did you mean 'a\.b'"):
         text_field(record, "a.x", "here")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"a": {"b": "x"}, "a.b": "y"}, r"field 'a\.b' is both the key 'b' in 'a' and the key 'a\.b'; rename"),
+        ({}, r"here: no field 'a\.b', as the record is empty; fix or remove it"),
+        ({"c": {}}, r"here: no field 'a\.b'; choose one of c$"),
+    ],
+)
+def test_fields_with_two_readings_or_none_raise(record, message):
+    with pytest.raises(DataError, match=message):
+        text_field(record, "a.b", "here")
 
 
 def test_records_with_an_empty_text_are_dropped_and_counted_when_asked(tmp_path, caplog):

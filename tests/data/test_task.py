@@ -109,6 +109,12 @@ def test_replaced_splits_and_folders():
     assert changed.dev[0].source.data_dir == "gs://bucket/wmt"
 
 
+def test_an_empty_group_of_test_sets_removes_those_of_the_named_task():
+    assert load_task({"name": "wmt14_en_de"}).test
+    assert load_task({"name": "wmt14_en_de", "test": {}}).test == {}
+    assert load_task({"name": "wmt14_en_de", "test": None}).test == load_task("wmt14_en_de").test
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -58,7 +58,7 @@ class Records(LazySequence[Record]):
 
 
 def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
-    """Return the text in `field` of a record; "translation.de" is `record["translation"]["de"]` if no key has a dot.
+    """Return the text in `field` of a record; "translation.de" is `record["translation"]["de"]`, or that key.
 
     Raises DataError that begins with `where` (a file and line, or a dataset and index) if it is missing, not text or
     blank.
@@ -91,26 +91,40 @@ def _is_blank(text: str) -> bool:
 
 
 def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
-    """Return the value of a key, or along the path of keys that dots separate."""
-    if field in record:
-        return record[field]
-    value: Any = record
-    for depth, name in enumerate(path := field.split(".")):
-        if not isinstance(value, Mapping):
-            raise DataError(
-                f"{where}: field {field!r}: expected a group of fields in {'.'.join(path[:depth])!r}, not "
-                f"{value!r:.40}; correct the field's name"
-            )
-        if name not in value:
-            raise DataError(f"{where}: no field {field!r}{suggestion(field, list(dict.fromkeys(_fields(record))))}")
-        value = value[name]
-    return value
+    """Return the value of a field, whose dots separate the keys of nested groups or belong to a key."""
+    names = field.split(".")
+    found = list(_readings(record, names))
+    if len(found) == 1:
+        return found[0][1]
+    if found:
+        first, second = (" in ".join(repr(key) for key in reversed(keys)) for keys, _ in found[:2])
+        raise DataError(f"{where}: field {field!r} is both the key {first} and the key {second}; rename one of them")
+    for depth in range(1, len(names)):
+        for _, value in _readings(record, names[:depth]):
+            if not isinstance(value, Mapping):
+                raise DataError(
+                    f"{where}: field {field!r}: expected a group of fields in {'.'.join(names[:depth])!r}, not "
+                    f"{value!r:.40}; correct the field's name"
+                )
+    if not record:
+        raise DataError(f"{where}: no field {field!r}, as the record is empty; fix or remove it")
+    raise DataError(f"{where}: no field {field!r}{suggestion(field, list(dict.fromkeys(_fields(record))))}")
+
+
+def _readings(value: Any, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the keys and the value of every path along `names`, where a key may consist of several names with dots."""
+    if not names:
+        yield (), value
+    elif isinstance(value, Mapping):
+        for end in range(1, len(names) + 1):
+            if (key := ".".join(names[:end])) in value:
+                yield from (((key, *keys), found) for keys, found in _readings(value[key], names[end:]))
 
 
 def _fields(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of a record's fields, those of nested records with dots."""
     for key, value in record.items():
-        yield from (f"{key}.{name}" for name in _fields(value)) if isinstance(value, Mapping) else (key,)
+        yield from (f"{key}.{name}" for name in _fields(value)) if value and isinstance(value, Mapping) else (key,)
 
 
 def optional_number(record: Mapping[str, Any], field: str, where: str) -> float | None:
