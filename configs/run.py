@@ -5,10 +5,9 @@ Fields can be changed on the command line as for any config, unless the run has 
 
 from ml_collections import ConfigDict
 
-from finetune_scaling.configuration import without_unset
 from finetune_scaling.runs.run_directory import RunDirectory
 
 
 def get_config(run: str) -> ConfigDict:
     """run: the run directory."""
-    return ConfigDict(without_unset(RunDirectory(run).config))
+    return ConfigDict(RunDirectory(run).config)

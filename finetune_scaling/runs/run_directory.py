@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import InUseError, WorkdirError
+from finetune_scaling.errors import InUseError, UserError, WorkdirError
 from finetune_scaling.files import (
     Location,
     absolute,
@@ -87,7 +87,9 @@ class RunDirectory:
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}. Fix: choose another --workdir")
         differing = [
-            name for name in configuration.differing_fields(self.config, config) if not _MAY_CHANGE.fullmatch(name)
+            name
+            for name in configuration.differing_fields(*_with_defaults(self.config, config))
+            if not _MAY_CHANGE.fullmatch(name)
         ]
         if not trained:
             differing = [name for name in differing if name.startswith("method.")]
@@ -135,6 +137,19 @@ def public_model_error(directory: str | os.PathLike) -> WorkdirError:
         f"{directory}: is a public model, not a run. Fix: convert it with `python -m finetune_scaling.convert "
         f"--from-hf={directory} --out=DIR`, and give DIR"
     )
+
+
+def _with_defaults(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return configs of runs with the defaults of missing fields, where None may mean something else.
+
+    If one of them cannot be read (an older version may have written it), all are returned as they are.
+    """
+    from finetune_scaling.runs.run_config import read_run_config  # imports JAX, which reading a run does not need
+
+    try:
+        return [configuration.plain(read_run_config(config)) for config in configs]
+    except UserError:
+        return list(configs)
 
 
 def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -272,7 +272,10 @@ def test_missing_or_damaged_files_are_named(copied, base, tmp_path):
 
 def test_exported_adapter_records_its_base(peft_trained, base, runs, sequential, random_params, tmp_path):
     folder, _ = peft_trained("lora")
-    import_adapter(AdapterImport(str(folder), str(base), str(tmp_path / "run"), config=runs.config("lora", base)))
+    config = runs.config("lora", base, optimizer={"clip_norm": None}, evaluation={"generate_examples": None})
+    import_adapter(AdapterImport(str(folder), str(base), str(tmp_path / "run"), config=config))
+    found = CONFIG_OF_RUN(str(tmp_path / "run"))
+    assert (found.optimizer.clip_norm, found.evaluation.generate_examples) == (None, None)
     export_run(RunExport(str(tmp_path / "run"), adapter=str(tmp_path / "out")))
     params = random_params(sequential)
     other = runs.write(tmp_path / "other", sequential, {**params, "embedding": params["embedding"] + 1})

@@ -108,5 +108,8 @@ def test_an_old_checkpoint_and_config_are_read(directory):
 
 def test_a_run_of_an_old_directory_resumes_with_its_config_only(directory):
     RunDirectory(directory).check_config(CONFIG | {"base": {"run": "/moved"}})
+    RunDirectory(directory).check_config(CONFIG | {"optimizer": {"clip_norm": 1.0}})  # the default
+    with pytest.raises(WorkdirError, match=r"differ in optimizer\.clip_norm\)"):
+        RunDirectory(directory).check_config(CONFIG | {"optimizer": {"clip_norm": None}})
     with pytest.raises(WorkdirError, match=r"schedule\.learning_rate"):
         RunDirectory(directory).check_config(CONFIG | {"schedule": {"learning_rate": 0.5}})

@@ -117,8 +117,8 @@ def _run_config(
     request: AdapterImport, adapter: ConvertedAdapter, base: RunCheckpoint, model: ModelConfig
 ) -> dict[str, Any]:
     """Return the run's config: the given one with the adapter's method, base and tokenizer."""
-    given = configuration.without_unset(request.config)
-    name = given.get("method", {}).get("name", adapter.method["name"])
+    given = configuration.plain(request.config)
+    name = (given.get("method") or {}).get("name") or adapter.method["name"]
     if name != adapter.method["name"]:
         raise ConfigError(
             f"--config: method.name = {name!r}, but the adapter's method is {adapter.method['name']!r}. Fix: give the "
