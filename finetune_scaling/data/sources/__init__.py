@@ -34,8 +34,8 @@ def open_source(source: Source, fields: Sequence[str] = ()) -> Records:
     """Open a source as a sequence of records that have text in every one of `fields`.
 
     All records of files are checked; of other sources the first one, and the others when `text_field` reads them (all,
-    if records with an empty text are dropped). A dot in a field name accesses a nested record unless the name itself is
-    a key: "translation.de". Raises DataError if the source is missing or damaged, or a field is missing, not text or
+    if records with an empty text are dropped). A dot in a field name accesses a nested record or belongs to a key:
+    "translation.de". Raises DataError if the source is missing or damaged, or a field is missing, not text or
     empty.
     """
     _, open_kind = SOURCE_KINDS[source.kind]
