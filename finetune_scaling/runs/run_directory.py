@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,9 @@ CHECKPOINTS = "checkpoints"
 # same), the mesh, implementations of attention and remat that compute the same, and evaluators.
 _MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
 
+_PATHS = (("base", "run"), ("tokenizer",), ("corpus", "prepared"), ("task", "sources", "data_dir"))
+_DATA_PATHS = ("corpus.prepared", "task.sources.data_dir")  # they may change, too, until the run is finished
+
 RunState = Literal["done", "failed", "started", "waiting"]
 
 
@@ -69,7 +72,7 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`.
 
-        The paths of base and tokenizer are recorded as absolute ones.
+        The paths of base, tokenizer and data directory are recorded as absolute ones.
         """
         self.check_config(config)
         write_json_atomically(self.path / CONFIG, _with_absolute_paths(configuration.plain(config)))
@@ -89,7 +92,7 @@ class RunDirectory:
         differing = [
             name
             for name in configuration.differing_fields(*_with_defaults(self.config, config))
-            if not _MAY_CHANGE.fullmatch(name)
+            if not (_MAY_CHANGE.fullmatch(name) or (name in _DATA_PATHS and self.result is None))
         ]
         if not trained:
             differing = [name for name in differing if name.startswith("method.")]
@@ -140,26 +143,32 @@ def public_model_error(directory: str | os.PathLike) -> WorkdirError:
 
 
 def _with_defaults(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return configs of runs with the defaults of missing fields, where None may mean something else.
+    """Return configs of runs with absolute paths and the defaults of missing fields, of which None may differ.
 
-    If one of them cannot be read (an older version may have written it), all are returned as they are.
+    If one of them cannot be read (an older version may have written it), no defaults are filled in.
     """
     from finetune_scaling.runs.run_config import read_run_config  # imports JAX, which reading a run does not need
 
-    try:
-        return [configuration.plain(read_run_config(config)) for config in configs]
-    except UserError:
-        return list(configs)
+    with contextlib.suppress(UserError):
+        configs = tuple(configuration.plain(read_run_config(config)) for config in configs)
+    return [_with_absolute_paths(configuration.plain(config)) for config in configs]
 
 
 def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's config with paths of base and tokenizer that do not depend on the working directory."""
-    base = config.get("base")
-    if base and base.get("run"):
-        config = {**config, "base": {**base, "run": str(absolute(base["run"], keep_links=True))}}
-    if config.get("tokenizer"):
-        config = {**config, "tokenizer": str(absolute(config["tokenizer"], keep_links=True))}
+    """Return a run's config with paths that do not depend on the working directory."""
+    for keys in _PATHS:
+        config = _with_absolute_path(config, keys)
     return config
+
+
+def _with_absolute_path(value: Any, keys: Sequence[str]) -> Any:
+    """Return a group of fields with the path at `keys` as an absolute one, if it has a path there."""
+    if not keys:
+        is_path = isinstance(value, str) and value and "://" not in value
+        return str(absolute(value, keep_links=True)) if is_path else value
+    if not isinstance(value, Mapping) or keys[0] not in value:
+        return value
+    return {**value, keys[0]: _with_absolute_path(value[keys[0]], keys[1:])}
 
 
 def run_state(directory: Location) -> RunState:

@@ -80,6 +80,25 @@ def test_paths_of_tokenizer_and_base_are_recorded_as_absolute_ones(tmp_path, mon
     assert directory.config == {**CONFIG, "base": {"run": "gs://bucket/base"}, "tokenizer": ""}
 
 
+def test_directories_of_data_are_recorded_as_absolute_ones_and_may_change_until_the_run_is_finished(
+    tmp_path, monkeypatch
+):
+    def config(data: str, prepared: str) -> dict:
+        return {**CONFIG, "task": {"sources": {"data_dir": data}}, "corpus": {"prepared": prepared}}
+
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory(tmp_path)
+    directory.write_config(config("data", "gs://bucket/x"))
+    assert directory.config == config(f"{tmp_path}/data", "gs://bucket/x")
+    directory.rewind_metrics(0)
+    directory.write_config(config("moved", "shards"))
+    assert directory.config == config(f"{tmp_path}/moved", f"{tmp_path}/shards")
+    directory.write_result({"loss": 1.0})
+    directory.check_config(config("moved", "./shards"))
+    with pytest.raises(WorkdirError, match=r"differ in corpus\.prepared, task\.sources\.data_dir\)"):
+        directory.check_config(config("data", "/shards"))
+
+
 def test_files_of_a_run_without_config_are_not_overwritten(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(WorkdirError, match="has files of a run but no config"):
