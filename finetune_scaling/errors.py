@@ -31,6 +31,10 @@ class DataError(UserError):
     """A data file, split, column or text does not match the task."""
 
 
+class EmptyTableError(DataError):
+    """A table has column names and no rows."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or belongs to another model, tokenizer or base."""
 

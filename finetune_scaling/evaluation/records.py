@@ -101,6 +101,19 @@ def best_checkpoint_records(run: Location, result: Mapping[str, Any]) -> dict[st
     return {**result.get("evaluators", {}), **later}
 
 
+def digest_columns(run: Location, result: Mapping[str, Any]) -> dict[str, str]:
+    """Return NAME.digest of the examples that each task evaluator scored, where the run's directory has its record.
+
+    A text evaluator has none: the digest in its record depends on the batch size, too.
+    """
+    found = {}
+    for name, record in best_checkpoint_records(run, result).items():
+        if sets := record.get("settings", {}).get("sets"):
+            data = configuration.canonical_json({split: one["sha256"] for split, one in sets.items()})
+            found[f"{name}.digest"] = f"sha256:{hashlib.sha256(data.encode()).hexdigest()}"
+    return found
+
+
 def table_columns(run: Location, result: Mapping[str, Any]) -> dict[str, float]:
     """Return the points.csv columns of all evaluations of a run's best checkpoint.
 

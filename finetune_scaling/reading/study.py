@@ -14,6 +14,7 @@ from finetune_scaling.configuration import closest
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
 from finetune_scaling.files import Location, absolute, disk_errors, read_json, read_json_object, record_errors
 from finetune_scaling.inspection.directory_kind import find_directory
+from finetune_scaling.laws.points.columns import TEXTS
 from finetune_scaling.laws.points.text import POINTS
 from finetune_scaling.reading.run import Run
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, run_state
@@ -141,7 +142,14 @@ class Study:
         with disk_errors(file):
             data = file.read_bytes()
         try:
-            return pd.read_csv(io.BytesIO(data), float_precision="round_trip", keep_default_na=False, na_values=[""])
+            return pd.read_csv(
+                io.BytesIO(data),
+                dtype=dict.fromkeys(TEXTS, str),
+                float_precision="round_trip",
+                keep_default_na=False,
+                na_values=[""],
+                low_memory=False,
+            )
         except ValueError as error:  # the base class of pandas' parser errors and of UnicodeDecodeError
             raise DataError(
                 f"{file}: is not a CSV table ({' '.join(str(error).split())}). Fix: run the study again"

@@ -11,10 +11,10 @@ from typing import Any
 from finetune_scaling import configuration
 from finetune_scaling.data.digests import joint_digest
 from finetune_scaling.data.task import load_task
-from finetune_scaling.evaluation.records import best_checkpoint_records, score_values, table_columns
+from finetune_scaling.evaluation.records import best_checkpoint_records, digest_columns, score_values, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, read_json, write_atomically, write_json_atomically
-from finetune_scaling.laws.points.columns import RECORD, REQUIRED
+from finetune_scaling.laws.points.columns import LOSS_UNIT, NATS, RECORD, REQUIRED
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import test_examples
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
@@ -25,11 +25,11 @@ POINTS, BASES, METADATA, REPORT = "points.csv", "bases.csv", "study.json", "repo
 POINT_COLUMNS = (
     *REQUIRED,
     *("parameters", "parameters_non_embedding", "pretrain_tokens", "pet_size", "learning_rate", "flops", "stopped_by"),
-    *(*RECORD, "entropy", "tokenizer"),
+    *(*RECORD, "entropy", "tokenizer", LOSS_UNIT),
 )
 BASE_COLUMNS = (
     *("family", "model", "parameters", "parameters_non_embedding", "pretrain_tokens", "loss", "held_out"),
-    *("flops", "learning_rate", "tokenizer"),
+    *("flops", "learning_rate", "tokenizer", LOSS_UNIT),
 )
 
 _NAMED_FAILURES = 20
@@ -68,7 +68,9 @@ def write_points(study: StudyConfig, workdir: Path) -> int:
         record = RunDirectory(workdir / run.directory).result
         if record is not None:
             finished += 1
-            rows.extend(_point_rows(study, run, record, table_columns(location(workdir / run.directory), record)))
+            directory = location(workdir / run.directory)
+            evaluated = table_columns(directory, record) | digest_columns(directory, record)
+            rows.extend(_point_rows(study, run, record, evaluated))
     metrics = dict.fromkeys(name for row in rows for name in row if name not in POINT_COLUMNS)
     _write_csv(workdir / POINTS, [*POINT_COLUMNS, *metrics], rows)
     return finished
@@ -126,7 +128,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def _point_rows(
-    study: StudyConfig, run: StudyRun, record: Mapping[str, Any], evaluator_scores: Mapping[str, float]
+    study: StudyConfig, run: StudyRun, record: Mapping[str, Any], evaluated: Mapping[str, float | str]
 ) -> list[dict[str, Any]]:
     setting = run.setting
     shared = {
@@ -139,8 +141,9 @@ def _point_rows(
         "held_out": int(held_out(study, setting)),
         "model": setting.size,
         "tokenizer": record["tokenizer_sha256"],
+        LOSS_UNIT: NATS,
         **record.get("metrics", {}),
-        **evaluator_scores,
+        **evaluated,
     }
     x = functools.partial(factor_value, setting, parameters=record["parameters"], learning_rate=record["learning_rate"])
     return [{**shared, "factor": factor, "x": x(factor)} for factor in setting.factors]
@@ -187,6 +190,7 @@ def _base_rows(study: StudyConfig, workdir: Path, name: str) -> Iterator[dict[st
                     "flops": record["flops"] * step / record["steps"],
                     "learning_rate": record["learning_rate"],
                     "tokenizer": record["tokenizer_sha256"],
+                    LOSS_UNIT: NATS,
                 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_scaling.analysis.forgetting import main_factor, score_changes, shown_columns
 from finetune_scaling.formatting import score_name
-from finetune_scaling.laws.points.columns import Column, evaluator_column, lower_is_better
+from finetune_scaling.laws.points.columns import Column, evaluator_column, is_own_metric, lower_is_better
 from finetune_scaling.laws.points.table import read_points
 
 BASELINES = {"t": {"few_shot_1": {"copy": {"bleu": 1.5}}}}
@@ -84,6 +84,9 @@ def test_a_table_without_evaluators_has_no_changes(tmp_path):
         ("zero_shot.untuned.chrf++", ("zero_shot", "chrf++", True)),
         ("my-set.perplexity_per_byte", ("my-set", "perplexity_per_byte", False)),
         ("dev.bleu:intl", ("dev", "bleu:intl", False)),
+        ("terms.bleu", ("terms", "bleu", False)),
+        ("comets.loss", ("comets", "loss", False)),
+        ("bleu.untuned.chrf", ("bleu", "chrf", True)),
         ("few_shot_1.entropy", ("few_shot_1", "entropy", False)),
     ],
 )
@@ -94,6 +97,17 @@ def test_evaluators_columns_are_read(name, column):
 @pytest.mark.parametrize("name", ["bleu", "loss", "remark", "few_shot_1.remark", "few_shot_1.other.bleu", "rougeL.x"])
 def test_other_columns_belong_to_no_evaluator(name):
     assert evaluator_column(name) is None
+
+
+@pytest.mark.parametrize("name", ["bleu", "rougeL-stem", "comet.wmt22", "bleu:intl", "metricx-2.3"])
+def test_metrics_of_the_own_test_sets_may_have_dots(name):
+    assert is_own_metric(name)
+
+
+@pytest.mark.parametrize("name", ["terms.bleu", "rouge_set.untuned.bleu", "bleu.loss", "loss"])
+def test_evaluators_named_as_a_metric_begins_are_not_the_own_test_sets(name):
+    assert not is_own_metric(name)
+    assert not lower_is_better(name) or "loss" in name
 
 
 def test_which_direction_is_better():

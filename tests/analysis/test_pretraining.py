@@ -126,12 +126,20 @@ def test_invalid_base_models_are_named(table: pd.DataFrame, message: str) -> Non
 def test_base_models_are_read_from_the_directory_of_the_points(tmp_path: Path) -> None:
     assert find_bases(None, "total") is None
     assert find_bases(tmp_path / "points.csv", "total") is None
+    bases().iloc[:0].to_csv(tmp_path / "bases.csv", index=False)
+    assert find_bases(tmp_path / "points.csv", "total") is None
     bases().to_csv(tmp_path / "bases.csv", index=False)
     found = find_bases(tmp_path / "points.csv", "total")
     assert found is not None
     assert len(found) == 25
     with pytest.raises(DataError, match="parameters_non_embedding"):
         find_bases(tmp_path / "points.csv", "non_embedding")
+
+
+def test_a_diverged_base_is_left_out_with_a_log_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bases().assign(loss_unit="nats", loss=[*[2.0] * 24, 60.0]).to_csv(tmp_path / "bases.csv", index=False)
+    assert len(read_bases(tmp_path / "bases.csv")) == 24
+    assert "no law uses the loss of line 26" in caplog.text
 
 
 @pytest.mark.slow

@@ -23,10 +23,22 @@ def warnings(**columns: list) -> list[str]:
 
 @pytest.mark.parametrize("column", ["train_digest", "dev_digest", "test_digest"])
 def test_a_task_with_different_data_is_named_with_its_rows(column):
-    assert warnings(**{column: ["sha256:1"] * 4}) == warnings(**{column: ["", "", "sha256:1", "sha256:1"]}) == []
+    assert warnings(**{column: ["sha256:1"] * 4}) == warnings(**{column: [""] * 4}) == []
+    (warning,) = warnings(**{column: ["", "", "sha256:1", "sha256:1"]})
+    assert "rows 0, 1" in warning
+    assert f"({column} is empty)" in warning
     (warning,) = warnings(**{column: ["sha256:1", "sha256:2", "sha256:1", "sha256:2"]})
     assert f"{column}: rows 0, 2; rows 1, 3" in warning
     assert "not comparable" in warning
+
+
+@pytest.mark.parametrize("column", ["few_shot_1.digest", "terms.digest"])
+def test_evaluators_with_different_data_are_named_with_their_rows(column):
+    assert warnings(**{column: ["", "", "sha256:1", "sha256:1"]}) == []  # evaluated later, in some runs
+    (warning,) = warnings(**{column: ["sha256:1", "sha256:2", "sha256:1", "sha256:2"]})
+    assert f"{column}: rows 0, 2; rows 1, 3" in warning
+    found = read_points(table(**{column: ["sha256:1"] * 4}))
+    assert found.metrics == found.evaluations == found.ignored == ()
 
 
 def test_tasks_may_have_different_data():

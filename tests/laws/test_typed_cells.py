@@ -114,7 +114,18 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, column
         ({"held_out": "2"}, "give 0 or 1"),
         ({"task": "a\x00b"}, r"is a\x00b: names have no control characters"),
         ({"task": "a\ud800"}, "line 1: not JSON (a text has a lone surrogate"),
-        ({"bleu": "n/a"}, "give a finite number, or leave it empty"),
+        ({"bleu": "n/a"}, "give a finite number such as -1.5 or 2e6, or leave it empty"),
+        ({"bleu": "\u22121.5"}, "with - (U+002D) as minus sign"),
+        ({"seed": "1.000"}, "could separate thousands"),
+        ({"finetune_examples": "2.000"}, "could separate thousands"),
+        ({"finetune_examples": "4.5"}, "give a whole number"),
+        ({"x": "125.000"}, "could separate thousands"),
+        ({"x": "1.5"}, "give a whole number"),
+        ({"factor": "pretrain", "x": "12.500"}, "could separate thousands"),
+        ({"parameters": "-7"}, "a count is not negative"),
+        ({"parameters": "7.000"}, "could separate thousands"),
+        ({"dev_in_training": "7"}, "it is a share"),
+        ({"dev_in_training": "-3"}, "it is a share"),
         ({"loss": "a\x1b[31m\nb"}, r"is a\x1b[31m b: "),
     ],
 )
@@ -211,6 +222,28 @@ def test_tasks_that_look_alike_are_said() -> None:
     assert found.tasks == names
     (warning,) = (line for line in found.warnings if line.startswith("tasks "))
     assert r"'Mine', 'mine', 'm\u200dine' differ only" in warning
+
+
+def test_numbers_that_look_alike_as_tasks_are_said() -> None:
+    found = read_points(pd.DataFrame([ROW | {"task": name} for name in ("1", "1.0", "01", "2")]))
+    assert any(warning.startswith("tasks '1', '1.0', '01' differ only") for warning in found.warnings)
+
+
+def test_learning_rates_are_no_counts(tmp_path: Path) -> None:
+    found = read("csv", tmp_path, {"factor": "learning_rate", "x": "0.001"}, {"factor": "learning_rate", "x": "1.500"})
+    assert found.runs["x"].tolist() == [0.001, 1.5]
+
+
+@pytest.mark.parametrize(("unit", "loss"), [("nats", "30.5"), ("nats", "0"), ("bits", "40"), ("perplexity", "1e12")])
+def test_a_diverged_run_is_left_out_with_a_warning(tmp_path: Path, unit: str, loss: str) -> None:
+    rows = [{"loss_unit": unit, "seed": str(seed), "loss": "2"} for seed in range(3)]
+    found = read("csv", tmp_path, rows[0], rows[1] | {"loss": loss}, rows[2])
+    assert found.runs["seed"].tolist() == [0, 2]
+    assert any(f"line 3: the loss is {loss}; no fit" in warning for warning in found.warnings)
+    with pytest.raises(DataError, match="correct loss_unit"):
+        read("csv", tmp_path, rows[1] | {"loss": loss})
+    with pytest.raises(DataError, match="above zero"):
+        read("csv", tmp_path, rows[0], rows[1] | {"loss": "-1"})
 
 
 def test_bases_and_the_fit_of_one_law_use_the_same_reader(tmp_path: Path) -> None:

@@ -176,3 +176,9 @@ def test_names_that_spell_missing_values_stay_names(tmp_path):
     points = load_study(tmp_path).points
     assert points["task"].tolist() == ["NA", "null"]
     assert points["bleu"].isna().tolist() == [True, False]
+
+
+def test_names_that_are_digits_stay_names(tmp_path):
+    (tmp_path / "points.csv").write_text("task,model,loss\n007,001,1.5\n")
+    points = load_study(tmp_path).points
+    assert points.loc[0, ["task", "model"]].tolist() == ["007", "001"]

@@ -19,6 +19,7 @@ from finetune_scaling.errors import (
     WorkdirError,
 )
 from finetune_scaling.laws.points.bases import find_bases
+from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.runs.run_directory import RunDirectory, lock_directory, run_state
 from finetune_scaling.studies import execute as execute_module
 from finetune_scaling.studies import listing, tables
@@ -247,6 +248,16 @@ def test_points_have_no_share_where_near_duplicates_were_not_counted():
     )
     assert columns["dev_in_training"] == 0.5
     assert "test_in_training" not in columns
+
+
+def test_a_diverged_run_of_a_study_does_not_block_its_report(tiny_runs, done, tmp_path):
+    study, workdir = read_study(small(tiny_runs)), Path(shutil.copytree(done, tmp_path / "study"))
+    record = workdir / runs(study)[0].directory / "result.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "loss": 30.0}))
+    assert tables.write_points(study, workdir) == 4
+    found = read_points(workdir)
+    assert len(found.runs) == 3
+    assert any("line 2: the loss is 30.0; no fit" in warning for warning in found.warnings)
 
 
 def test_points_are_the_records_with_x_by_factor(tiny_runs, done, tmp_path):

@@ -11,12 +11,21 @@ import pandas as pd
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY
-from finetune_scaling.laws.points.number_syntax import A_WHOLE, DECIMAL, is_exact, read_number, read_whole
+from finetune_scaling.laws.points.number_syntax import (
+    A_WHOLE,
+    DECIMAL,
+    GROUPED,
+    UNGROUPED,
+    is_exact,
+    read_number,
+    read_whole,
+)
 from finetune_scaling.laws.points.text import NotText, TextTable, has_control_characters
 
 FLAGS = {"true": True, "false": False}
 # Guessing uniformly among 70 billion tokens costs this much: no vocabulary is so large.
 MAX_LOSS = 25.0
+ABOVE_ZERO = "laws take logarithms, so it must be above zero; correct it or remove the row"
 
 
 def parse_choices(table: TextTable, column: str, known: Sequence[str], optional: bool = False) -> pd.Series:
@@ -77,8 +86,7 @@ def parse_numbers(
         table.reject(cells == "", column, "fill it in or remove the row")
     numbers = _read(table, column, lambda cell: read_number(cell) if cell else np.nan, fix).astype(float)
     if positive:
-        problem = "laws take logarithms, so it must be above zero; correct it or remove the row"
-        table.reject(numbers <= 0, column, problem)
+        table.reject(numbers <= 0, column, ABOVE_ZERO)
     if exact:
         table.reject(~cells.map(is_exact), column, "no float holds this whole number exactly; round it")
     return numbers
@@ -90,24 +98,37 @@ def check_range(table: TextTable, numbers: pd.Series, column: str, low: float, h
     table.reject(numbers > high, column, f"above {high:g}; {fix}")
 
 
+def check_counts(table: TextTable, numbers: pd.Series, column: str) -> None:
+    """Raise DataError at the first number (NaN: none) that is not a whole number, or could be read as another one."""
+    table.reject(
+        table.cells.loc[numbers.index, column].map(lambda cell: bool(GROUPED.fullmatch(cell))), column, UNGROUPED
+    )
+    table.reject(numbers.notna() & (numbers % 1 != 0), column, "it is a count; give a whole number")
+
+
 def parse_losses(table: TextTable) -> pd.Series:
     """Return the column loss in nats per token, converted from its loss_unit, which check_units has checked.
 
-    Raises DataError at impossible losses.
+    Losses of which no law can be fitted, zero and above MAX_LOSS, are NaN where their unit is stated: that run diverged
+    or predicts its targets with certainty. Raises DataError at them elsewhere, and at other impossible losses.
     """
-    loss = parse_numbers(table, "loss", positive=True)
-    if LOSS_UNIT in table.cells:
-        unit = table.cells[LOSS_UNIT]
+    loss = parse_numbers(table, "loss")
+    unit = table.cells[LOSS_UNIT] if LOSS_UNIT in table.cells else pd.Series("", index=loss.index)
+    stated = unit != ""
+    table.reject((loss < 0) | ((loss == 0) & ~stated), "loss", ABOVE_ZERO)
+    if stated.any():
         table.reject(
-            (unit == PERPLEXITY) & (loss <= 1), "loss", "a perplexity is above 1; correct it or remove the row"
+            (unit == PERPLEXITY) & (loss < 1), "loss", "a perplexity is at least 1; correct it or remove the row"
         )
-        loss = loss.where(unit != BITS, loss * np.log(2)).where(unit != PERPLEXITY, np.log(loss))
+        loss = loss.where(unit != BITS, loss * np.log(2)).where(
+            unit != PERPLEXITY, np.log(loss.where(unit == PERPLEXITY, 1))
+        )
     problem = (
         f"above {MAX_LOSS:g} nats per token, more than a uniform guess over any vocabulary costs; give the mean over "
         f"tokens, or add a column {LOSS_UNIT} ({NATS}, {BITS} or {PERPLEXITY})"
     )
-    table.reject(loss > MAX_LOSS, "loss", problem)
-    return loss
+    table.reject((loss > MAX_LOSS) & ~stated, "loss", problem)
+    return loss.where(loss.between(0, MAX_LOSS, inclusive="right"))
 
 
 def _check_known(table: TextTable, column: str, cells: pd.Series, known: Sequence[str]) -> pd.Series:

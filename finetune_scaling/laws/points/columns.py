@@ -17,25 +17,19 @@ SWEPT_SIZE = "swept_size"  # parameters of the model of a learning rate sweep; 0
 SETTING = ["task", "method", "factor", "x", "finetune_examples", SWEPT_SIZE]
 SIZE_COUNTS = ("parameters", "parameters_non_embedding")  # of the base model, in the order of SIZES
 COVARIATES = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", "learning_rate", "flops", "entropy")
+EVALUATOR_DIGEST = re.compile(r"(?P<evaluator>[\w-]+)\.digest")  # of the data that an evaluator scores
 DIGESTS = {"train_digest": "training", "dev_digest": "dev", "test_digest": "test"}  # column -> data
 IN_TRAINING = {"dev_in_training": "dev", "test_in_training": "test"}  # share of examples that are also trained on
-NUMBERS = (
-    "trainable_parameters",
-    "steps",
-    "best_step",
-    "dev_loss",
-    "dev_evaluations",
-    "generated",
-    "at_limit",
-    "loss_per_byte",
-    *IN_TRAINING,
-)
+RUN_COUNTS = ("trainable_parameters", "steps", "best_step", "dev_evaluations", "generated", "at_limit")
+NUMBERS = (*RUN_COUNTS, "dev_loss", "loss_per_byte", *IN_TRAINING)
+COUNTS = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", *RUN_COUNTS)  # columns of whole numbers
 RECORD = ("model", *NUMBERS, *DIGESTS)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
 # since a loss per token depends on it; size says which parameters x counts where the factor is model.
 LOSS_UNIT, TOKENIZER, SIZE = "loss_unit", "tokenizer", "size"
 UNIT_COLUMNS = (LOSS_UNIT, TOKENIZER, SIZE)
+TEXTS = ("task", "method", "factor", "model", "stopped_by", *DIGESTS, *UNIT_COLUMNS)  # columns of names
 NATS, BITS, PERPLEXITY = "nats", "bits", "perplexity"
 SIZES = ("total", "non_embedding")
 
@@ -46,7 +40,7 @@ LOWER_IS_BETTER = re.compile(rf"(ter|metricx)[\w+.:-]*|{LOSS.pattern}", re.IGNOR
 UNTUNED = "untuned"
 
 _EVALUATOR = re.compile(
-    rf"(?P<evaluator>\w[\w-]*)\.(?P<untuned>{UNTUNED}\.)?(?P<metric>({METRIC.pattern})|({LOSS.pattern})|{ENTROPY})",
+    rf"(?P<evaluator>[\w-]+)\.(?P<untuned>{UNTUNED}\.)?(?P<metric>({METRIC.pattern})|({LOSS.pattern})|{ENTROPY})",
     re.IGNORECASE,
 )
 
@@ -72,16 +66,25 @@ class Column:
 
 
 def evaluator_column(name: str) -> Column | None:
-    """Return what an evaluator's column holds; None for any other column, such as the task's own metrics."""
+    """Return what an evaluator's column holds; None for any other column, such as the task's own metrics.
+
+    An evaluator may be called as a metric begins: terms.bleu is the evaluator terms, not a kind of TER.
+    """
     found = _EVALUATOR.fullmatch(name)
-    if found is None or METRIC.fullmatch(name):
+    if found is None:
         return None
     return Column(name, found["evaluator"], found["metric"], found["untuned"] is not None)
 
 
+def is_own_metric(name: str) -> bool:
+    """Return whether a column holds a metric of generated text on the task's own test sets."""
+    return bool(METRIC.fullmatch(name)) and not (evaluator_column(name) or EVALUATOR_DIGEST.fullmatch(name))
+
+
 def holds_generation_scores(name: str) -> bool:
     """Return whether a column holds a metric of generated text, from any evaluator and of any model."""
-    return METRIC.fullmatch(_metric_of(name)) is not None
+    column = evaluator_column(name)
+    return is_own_metric(name) if column is None else METRIC.fullmatch(column.metric) is not None
 
 
 def lower_is_better(name: str) -> bool:

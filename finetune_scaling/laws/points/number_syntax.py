@@ -9,10 +9,13 @@ import re
 
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 WHOLE = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
+# A whole number to some readers, and one with decimals to others: 125.000.
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+", re.ASCII)
 MAX_EXACT = 2**53  # floats hold every whole number below it
 MAX_DIGITS = 30  # of a whole number that is converted exactly
-FINITE = "give a finite number"
+FINITE = "give a finite number such as -1.5 or 2e6"
 A_WHOLE = "give a whole number of at most 64 bits"
+UNGROUPED = "its point could separate thousands or decimals; write the whole number without a point"
 
 # Cells that are numbers elsewhere, and what to write instead; the first match counts.
 _OTHER_FORMS = (
@@ -20,6 +23,7 @@ _OTHER_FORMS = (
         re.compile(r"[+-]?\d[\d.,'’_ ]*\d", re.ASCII),
         "its separators could mean thousands or decimals; write it as 1234.5, with a decimal point and no separators",
     ),
+    (re.compile(r"[\u2010-\u2015\u2212][\d.].*"), f"{FINITE}, with - (U+002D) as minus sign"),
     (re.compile(r"[+-]?0[xbo][0-9a-f]+", re.IGNORECASE), "write it in decimal digits"),
     (
         re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?\s?(%|[a-z]+)", re.IGNORECASE | re.ASCII),
@@ -45,6 +49,8 @@ def read_number(cell: str) -> float:
 def read_whole(cell: str) -> int:
     """Return the whole number in a cell (0, 00, 0.0 and 0e0 are one), exactly. Raises ValueError as read_number."""
     value = read_number(cell)
+    if GROUPED.fullmatch(cell):
+        raise ValueError(UNGROUPED)
     found = WHOLE.fullmatch(cell)
     if found and len(found[1]) <= MAX_DIGITS:
         return int(found[1])

@@ -9,6 +9,8 @@ import pandas as pd
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location
 from finetune_scaling.laws.points.cells import (
+    MAX_LOSS,
+    check_counts,
     check_range,
     parse_choices,
     parse_flags,
@@ -19,9 +21,12 @@ from finetune_scaling.laws.points.cells import (
 )
 from finetune_scaling.laws.points.checks import check_consistent, check_units
 from finetune_scaling.laws.points.columns import (
+    COUNTS,
     COVARIATES,
+    EVALUATOR_DIGEST,
     FACTOR_CHOICES,
-    METRIC,
+    IN_TRAINING,
+    LOSS_UNIT,
     NUMBERS,
     RECORD,
     REQUIRED,
@@ -33,9 +38,10 @@ from finetune_scaling.laws.points.columns import (
     Column,
     evaluator_column,
     holds_generation_scores,
+    is_own_metric,
 )
 from finetune_scaling.laws.points.text import Source, TextTable, clean, printable, read_text
-from finetune_scaling.laws.points.warnings import point_warnings
+from finetune_scaling.laws.points.warnings import point_warnings, unusable_losses
 from finetune_scaling.tuning.registry import METHODS
 
 STOPPED_BY_BUDGET = "budget"
@@ -47,12 +53,12 @@ MAX_SCORE = 1e6  # absolute value of any metric
 class PointsTable:
     """Points of one file or data frame.
 
-    source: the file's name, or DataFrame; path: the file, if any; runs: one row per run, without those stopped by their
-    budget (if all were, they are all held out); settings: means over seeds, with `seeds` and `loss_sd`; metrics: metric
-    columns of the task's own test sets; evaluations: columns of other evaluators; stopped_by_budget, repeated: how many
-    rows were stopped by their budget or repeat another; ignored: columns not used; evaluated_once, ended_at_best: how
-    many rows had one dev loss, or of several their lowest at the last step; warnings: on suspicious rows, which are
-    used.
+    source: the file's name, or DataFrame; path: the file, if any; runs: one row per run, without those whose loss no
+    law can use, and those stopped by their budget (if all were, they are all held out); settings: means over seeds,
+    with `seeds` and `loss_sd`; metrics: metric columns of the task's own test sets; evaluations: columns of other
+    evaluators; stopped_by_budget, repeated: how many rows were stopped by their budget or repeat another; ignored:
+    columns not used; evaluated_once, ended_at_best: how many rows had one dev loss, or of several their lowest at the
+    last step; warnings: on suspicious rows, which are used, and on losses that are not.
     """
 
     source: str
@@ -88,11 +94,14 @@ def read_points(source: Source, size: str = "total", methods: Sequence[str] = tu
     text = read_text(source, REQUIRED)
     check_units(text)
     parsed = _typed_runs(text, methods, size)
+    unusable, parsed = parsed[parsed["loss"].isna()], parsed[parsed["loss"].notna()]
+    if parsed.empty:
+        raise DataError(f"{text.name}: no loss is above 0 and at most {MAX_LOSS:g} nats per token; correct {LOSS_UNIT}")
     stopped = _is_stopped(parsed)
     finished = parsed if stopped.all() else parsed[~stopped]
     check_consistent(text, finished)
     runs = finished.drop_duplicates([*SETTING, "seed"])
-    return _table(text, stopped, finished, runs)
+    return _table(text, stopped, finished, runs, (*unusable_losses(text, unusable), *point_warnings(text, runs)))
 
 
 def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFrame:
@@ -115,11 +124,18 @@ def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFr
     fix = "it is a raw count (of parameters, tokens, or a PET size): 7B is 7e9"
     check_range(text, runs.loc[~swept, "x"], "x", 1, MAX_COUNTS["x"], fix)
     check_range(text, runs["finetune_examples"], "finetune_examples", 1, MAX_COUNTS["finetune_examples"], "correct it")
+    check_counts(text, runs.loc[~swept, "x"], "x")
+    check_counts(text, runs["finetune_examples"], "finetune_examples")
     runs["loss"] = parse_losses(text)
     runs["held_out"] = parse_flags(text, "held_out")
     for column in runs.columns:
-        if column in (*COVARIATES, *NUMBERS) or METRIC.fullmatch(column) or evaluator_column(column):
+        if column in (*COVARIATES, *NUMBERS) or is_own_metric(column) or evaluator_column(column):
             runs[column] = parse_numbers(text, column, optional=True)
+        if column in COUNTS:
+            check_range(text, runs[column], column, 0, np.inf, "a count is not negative; correct it")
+            check_counts(text, runs[column], column)
+        if column in IN_TRAINING:
+            check_range(text, runs[column], column, 0, 1, "it is a share, from 0 to 1; correct it")
         if holds_generation_scores(column):
             check_range(text, runs[column], column, -MAX_SCORE, MAX_SCORE, "no score is so large; correct it")
     runs["x"] = _factor_values(text, runs, size)
@@ -156,14 +172,15 @@ def _is_stopped(runs: pd.DataFrame) -> pd.Series:
     return runs["stopped_by"].str.lower() == STOPPED_BY_BUDGET
 
 
-def _table(text: TextTable, stopped: pd.Series, finished: pd.DataFrame, runs: pd.DataFrame) -> PointsTable:
+def _table(
+    text: TextTable, stopped: pd.Series, finished: pd.DataFrame, runs: pd.DataFrame, warnings: tuple[str, ...]
+) -> PointsTable:
     names = text.cells.columns
-    metrics = tuple(c for c in names if METRIC.fullmatch(c))
+    metrics = tuple(filter(is_own_metric, names))
     evaluations = tuple(filter(None, map(evaluator_column, names)))
     scores = (*metrics, *(column.name for column in evaluations))
     evaluated_once = _column(runs, "dev_evaluations") == 1
     ended_at_best = _column(runs, "steps") == _column(runs, "best_step")
-    warnings = tuple(point_warnings(text, runs))
     if stopped.all():
         runs = runs.assign(held_out=True)  # shown, and no law is fitted to them
     used = {*REQUIRED, *COVARIATES, *RECORD, *scores, *UNIT_COLUMNS, "stopped_by"}
@@ -178,7 +195,7 @@ def _table(text: TextTable, stopped: pd.Series, finished: pd.DataFrame, runs: pd
         repeated=len(finished) - len(runs),
         evaluated_once=int(evaluated_once.sum()),
         ended_at_best=int((ended_at_best & ~evaluated_once).sum()),
-        ignored=tuple(printable(c) for c in names if c not in used),
+        ignored=tuple(printable(c) for c in names if c not in used and not EVALUATOR_DIGEST.fullmatch(c)),
         warnings=warnings,
     )
 

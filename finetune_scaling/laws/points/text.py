@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from finetune_scaling.configuration import suggestion
-from finetune_scaling.errors import DataError
+from finetune_scaling.errors import DataError, EmptyTableError
 from finetune_scaling.files import Location, disk_errors, location
 from finetune_scaling.strict_json import check_json_lines, parse_json
 
@@ -117,7 +117,7 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
         )
     table = replace(table, cells=table.cells[(table.cells != "").any(axis=1)])
     if table.cells.empty:
-        raise DataError(f"{table.name}: has a header but no rows; add one row for each run")
+        raise EmptyTableError(f"{table.name}: has a header but no rows; add one row for each run")
     return table
 
 

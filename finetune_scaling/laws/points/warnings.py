@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from finetune_scaling.laws.points.columns import DIGESTS, IN_TRAINING, SETTING
-from finetune_scaling.laws.points.text import TextTable
+from finetune_scaling.laws.points.cells import MAX_LOSS
+from finetune_scaling.laws.points.columns import DIGESTS, EVALUATOR_DIGEST, IN_TRAINING, SETTING
+from finetune_scaling.laws.points.number_syntax import DECIMAL
+from finetune_scaling.laws.points.text import NAMED_ROWS, TextTable
 
 OUTLIER_Z = 8.0
 OUTLIER_DEVIATION = 0.1  # of the loss
@@ -38,6 +40,16 @@ def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
             yield f"{task}, {method}: {sentence}"
 
 
+def unusable_losses(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning about rows with a loss of which no law can be fitted; see cells.parse_losses."""
+    if len(runs):
+        losses = ", ".join(text.cells.loc[runs.index[:NAMED_ROWS], "loss"])
+        yield (
+            f"{text.rows(list(runs.index))}: the loss is {losses}; no fit or figure uses it. Laws need losses above 0, "
+            f"and above {MAX_LOSS:g} nats per token a model is worse than a uniform guess: the run diverged."
+        )
+
+
 def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     """Yield a warning where sizes do not count single parameters or tokens."""
     for factor, (what, least, most) in COUNTS.items():
@@ -52,24 +64,39 @@ def _counts(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
 def _similar_tasks(runs: pd.DataFrame) -> Iterator[str]:
     """Yield a warning about tasks whose names look alike."""
     tasks = pd.Series(runs["task"].unique())
-    shapes = tasks.map(lambda task: "".join(c for c in task.casefold() if c.isprintable() and not c.isspace()))
+    shapes = tasks.map(_shape)
     for _, alike in tasks.groupby(shapes, sort=False):
         if len(alike) > 1:
             yield (
-                f"tasks {', '.join(map(ascii, alike))} differ only in case, blanks or invisible characters and are "
-                "analysed separately; if they are one task, give them one name."
+                f"tasks {', '.join(map(ascii, alike))} differ only in case, blanks, invisible characters or "
+                "the form of a number and are analysed separately; if they are one task, give them one name."
             )
 
 
+def _shape(name: str) -> str:
+    """Return what names that look alike have in common: their visible characters without case, or their number."""
+    visible = "".join(c for c in name.casefold() if c.isprintable() and not c.isspace())
+    return str(float(visible)) if DECIMAL.fullmatch(visible) else visible
+
+
 def _mixed_data(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
-    """Yield a warning where the runs of one task have data of different digests."""
-    for column, data in DIGESTS.items():
-        digests = own[column][own[column] != ""] if column in own else pd.Series(dtype=object)
+    """Yield a warning where the runs of one task have data of different digests, or not all of them have one."""
+    columns = {column: data for column, data in DIGESTS.items() if column in own}
+    scored = {name: f"evaluator {found['evaluator']}'s" for name in own if (found := EVALUATOR_DIGEST.fullmatch(name))}
+    for column, data in (columns | scored).items():
+        digests = own[column][own[column] != ""]
+        unknown = own.index[own[column] == ""]
+        if column in DIGESTS and 0 < len(unknown) < len(own):
+            yield (
+                f"{text.rows(list(unknown))}: the {data} data is unknown ({column} is empty), so it may differ from "
+                "that of the other rows."
+            )
         if digests.nunique() > 1:
             groups = [text.rows(list(rows)) for rows in digests.groupby(digests, sort=False).groups.values()]
+            verb = "train" if column in DIGESTS else "evaluate"
             yield (
                 f"the {data} data differs between rows ({column}: {'; '.join(groups)}), so their losses are not "
-                "comparable; train these runs on the same data."
+                f"comparable; {verb} these runs on the same data."
             )
 
 
