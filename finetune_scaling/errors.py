@@ -101,17 +101,44 @@ def exit_on_user_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exit_if_output_is_closed() -> Iterator[None]:
+    """Write the output before Python does at exit, with a traceback; exit if it is unread or cannot be written."""
+    _replace_closed_streams()
     try:
         try:
             yield
         except SystemExit:
-            sys.stdout.flush()  # which Python would do later, with a traceback
+            sys.stdout.flush()
             raise
+        sys.stdout.flush()
     except BrokenPipeError:
         closed = [_close_if_unread(stream) for stream in (sys.stdout, sys.stderr)]
         if not any(closed):
             raise  # another pipe
         sys.exit(EXIT_OUTPUT_CLOSED)
+    except OSError as error:
+        if error.filename is not None or _can_write_output():
+            raise  # another file
+        _discard(sys.stdout)
+        fix = "redirect it to a file on a disk with free space"
+        print(f"error: stdout cannot be written: {error.strerror}. Fix: {fix}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USAGE)
+
+
+def _replace_closed_streams() -> None:
+    """Discard what is written to streams that the caller closed (`>&-`), which Python has as None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the end
+
+
+def _can_write_output() -> bool:
+    """Return whether stdout can be written, by a line break, as an unbuffered stream has nothing left to write."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _close_if_unread(stream: TextIO) -> bool:
@@ -120,5 +147,9 @@ def _close_if_unread(stream: TextIO) -> bool:
     poll.register(stream, 0)  # errors only
     closed = any(event & select.POLLERR for _, event in poll.poll(0))
     if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _discard(stream)
     return closed
+
+
+def _discard(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from finetune_scaling.command_flags import expand_globs, path_flag, paths_flag
-from finetune_scaling.errors import EXIT_OUTPUT_CLOSED, ConfigError
+from finetune_scaling.errors import EXIT_OUTPUT_CLOSED, EXIT_USAGE, ConfigError
 
 PRINTING = """
 import sys
@@ -32,6 +32,48 @@ def test_output_that_nobody_reads_ends_a_command_quietly(lines, then):
     done = subprocess.run(program, input=str(lines), stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (EXIT_OUTPUT_CLOSED, "")
+
+
+FAILING = """
+from finetune_scaling import command
+from finetune_scaling.errors import ConfigError
+
+def main():
+    print("out")
+    {then}
+
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("redirection", "then", "code", "out", "err"),
+    [
+        (">&-", "pass", 0, "", ""),
+        (">&-", "raise ConfigError('x')", EXIT_USAGE, "", "error: x\n"),
+        ("2>&-", "pass", 0, "out\n", ""),
+        ("2>&-", "raise ConfigError('x')", EXIT_USAGE, "out\n", ""),
+    ],
+)
+def test_closed_output_is_discarded(redirection, then, code, out, err, unbuffered):
+    done = _redirected(FAILING.format(then=then), redirection, unbuffered)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_on_a_full_disk_is_an_error_of_one_line(unbuffered):
+    done = _redirected(FAILING.format(then="pass"), ">/dev/full", unbuffered)
+    assert done.returncode == EXIT_USAGE
+    assert done.stderr.startswith("error: stdout cannot be written: No space left")
+    assert done.stderr.count("\n") == 1
+
+
+def _redirected(program, redirection, unbuffered):
+    return subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
 
 
 OTHER_PIPE = """
