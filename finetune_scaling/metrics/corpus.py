@@ -48,6 +48,8 @@ class Corpus:
                 raise DataError(
                     f"references[{index}] is {references!r}; give a list of one or more references for every segment"
                 )
+            if wrong := [text for text in references if not isinstance(text, str | None)]:
+                raise DataError(f"references[{index}] has {wrong[0]!r}, which is no text; give texts")
             if not any(text and text.strip() for text in references):
                 raise DataError(f"references[{index}] has only empty references; give one, or remove the segment")
         present = [[text for text in references if text and text.strip()] for references in self.references]

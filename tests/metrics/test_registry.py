@@ -146,6 +146,7 @@ def test_any_text_has_a_score_in_every_metric(pairs):
         (["a"], [["a"]], ["x", "y"], "1 hypotheses, but 2 sources"),
         (["a", "b"], [["a"], []], None, r"references\[1\] is \[\]"),
         (["a", "b"], ["a", "b"], None, r"references\[0\] is 'a'"),
+        (["a"], [[3]], None, r"references\[0\] has 3, which is no text"),
         (["a", "b"], [["a"], [" "]], None, r"references\[1\] has only empty references"),
         (["a", "b"], [["a", ""], ["", ""]], None, r"references\[1\] has only empty references"),
     ],

@@ -37,9 +37,11 @@ class Resampling:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError(f"--bootstrap={self.kind} is unknown; use one of {', '.join(KINDS)}")
+            raise ConfigError(f"the kind of bootstrap {self.kind!r} is unknown; use one of {', '.join(KINDS)}")
         if self.resamples < MIN_RESAMPLES:
-            raise ConfigError(f"--resamples={self.resamples}: a 90 % interval needs at least {MIN_RESAMPLES}; raise it")
+            raise ConfigError(
+                f"resamples = {self.resamples}, but a 90 % interval needs at least {MIN_RESAMPLES}; raise it"
+            )
 
     def for_name(self, name: str) -> "Resampling":
         """Return these settings with a separate seed for that name: replicates of two methods are independent."""
