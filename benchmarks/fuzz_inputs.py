@@ -44,7 +44,9 @@ Counters: TypeAlias = dict[str, collections.Counter[str]]  # by target
 ACCEPTED, REFUSED = "accepted", "refused"
 FAULTS = ("traceback", "killed", "slow", "memory", "unnamed", "changed files", "left files")
 _ERROR = re.compile(r"^(error|preempted): (.*)", re.MULTILINE | re.DOTALL)
-_FIELD = re.compile(r"\b(config|line|column|task|method|[a-z_]+\.[a-z_]+)\b|^\w+ = ")  # or one of a config's fields
+_FIELD = re.compile(
+    r"\b(config|line|column|path|task|method|[a-z_]+\.[a-z_]+)\b|^\w+ = "
+)  # or one of a config's fields
 _TEMPORARY = re.compile(r"\.unfinished$|\.[0-9a-f]{32}$|orbax-checkpoint-tmp")
 
 
