@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from finetune_scaling.configuration import Text
 from finetune_scaling.data.templates import LANGUAGES, Template, placeholders
+from finetune_scaling.errors import ConfigError
 
 Message = dict[str, str]  # role and content, as in transformers
+RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}  # which ChatFormat.render sets
 Turn = tuple[str, str]  # messages of the user and of the assistant
 
 
@@ -31,6 +33,15 @@ class ChatTemplate(Template):
     def __post_init__(self) -> None:
         super().__post_init__()
         placeholders(self.system, "template.system", LANGUAGES)
+        if reserved := sorted(RESERVED_VARIABLES & set(self.variables)):
+            raise ConfigError(
+                f"template.variables has {reserved[0]!r}, which would have no effect, as it is set for every "
+                "conversation. Fix: remove it"
+            )
+
+    def own_texts(self) -> dict[str, str]:
+        """Return what the template adds to an example, by field."""
+        return {**super().own_texts(), "template.system": self.system}
 
     def messages(self, example: Mapping[str, Any]) -> list[Message]:
         """Return the messages in front of the assistant's."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune_scaling.data.encoders.interface import ExampleEncoder
 from finetune_scaling.data.encoders.make import make_encoder
-from finetune_scaling.data.encoders.special_tokens import spelled_special_tokens
+from finetune_scaling.data.encoders.special_tokens import spelled_special_tokens, warn_of_spelled_tokens
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
@@ -160,8 +160,10 @@ def encode_examples(
     )
     statistics = _example_statistics(encoded, truncated_sources, truncated_targets)
     if spelled:
-        encoder.warn_about_special_tokens(spelled, len(examples))
         statistics["special_tokens"] = dict(spelled.most_common())
+        warn_of_spelled_tokens(
+            statistics["special_tokens"], f"{len(examples):,} examples", encoder.effect_of_special_tokens
+        )
     return encoded._replace(statistics=statistics)
 
 
@@ -176,19 +178,26 @@ def encode_prompts(
     bos = encoder.special_tokens.bos_id
     prefix = [] if bos is None else [bos]
     prompts: list[list[int]] = []
+    spelled: Counter[str] = Counter()
     for block in _blocks(examples[i] for i in range(len(examples))):
+        spelled.update(spelled_special_tokens(tokenizer, [one["source"] for one in block]))
         prompts.extend([*prefix, *ids] for ids in _encode_inputs(block, encoder, sequence_format)[0])
     if [] in prompts:
         raise DataError(
             f"example {prompts.index([])}: the prompt is empty, because the input is and the tokenizer adds no bos; "
             "remove the example, or add text to the task's template"
         )
+    if spelled:
+        warn_of_spelled_tokens(
+            dict(spelled.most_common()), f"{len(examples):,} prompts", encoder.effect_of_special_tokens
+        )
     return prompts
 
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: int) -> EncodedDocuments:
     """Encode texts and split them into chunks of at most `chunk_tokens` ids. Raises DataError if all are empty."""
-    encoded = encode_texts((texts[i] for i in range(len(texts))), tokenizer)
+    spelled: Counter[str] = Counter()
+    encoded = encode_texts(_counted((texts[i] for i in range(len(texts))), tokenizer, spelled), tokenizer)
     documents = int(np.count_nonzero(encoded.lengths))
     if not documents:
         raise DataError("no text to pretrain on: every text is empty; check the source's text field")
@@ -200,7 +209,18 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: i
         "text_tokens": len(chunks.values),
         "chunk_tokens": quantiles(chunks.lengths),
     }
+    if spelled:
+        counts = dict(spelled.most_common())
+        warn_of_spelled_tokens(counts, f"{len(texts):,} documents", ExampleEncoder.effect_of_special_tokens)
+        statistics["special_tokens"] = counts
     return EncodedDocuments(chunks, is_last, statistics)
+
+
+def _counted(texts: Iterable[str], tokenizer: Tokenizer, spelled: Counter[str]) -> Iterator[str]:
+    """Yield the texts; count those that spell each special token in `spelled`."""
+    for text in texts:
+        spelled.update(spelled_special_tokens(tokenizer, [text]))
+        yield text
 
 
 def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> RaggedArray:

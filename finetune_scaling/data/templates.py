@@ -36,6 +36,11 @@ class Template:
             if name == "input" and "target" in found:
                 raise ConfigError("template.input contains {target}, which the model has to predict; remove it")
 
+    def own_texts(self) -> dict[str, str]:
+        """Return what the template adds to an example, by field: its patterns and names of languages."""
+        names = {f"template.languages[{code!r}]": name for code, name in self.languages.items()}
+        return {"template.input": self.input, "template.target": self.target, **names}
+
     def render(self, example: Mapping[str, Any]) -> tuple[str, str]:
         """Return the input text and the target text of an example."""
         values = self._values(example)

@@ -16,6 +16,7 @@ import numpy as np
 from finetune_scaling.data.chat_template import ChatTemplate, Turn
 from finetune_scaling.data.encoders.interface import ExampleEncoder
 from finetune_scaling.data.encoders.make import make_encoder
+from finetune_scaling.data.encoders.special_tokens import check_patterns
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.examples import Example, Examples
 from finetune_scaling.data.task import Task
@@ -94,6 +95,7 @@ def choose_demonstrations(
             "demonstration is for text templates; in the model's chat format demonstrations are earlier turns. Fix: "
             "remove demonstration"
         )
+    check_patterns(tokenizer, {"demonstration": evaluator.demonstration})
     examples = task.examples(evaluator.shots_from)
     chosen = {}
     for number, languages in enumerate(directions):

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from finetune_scaling.data.chat_template import ChatTemplate
 from finetune_scaling.data.encoders.make import make_encoder
-from finetune_scaling.data.encoding import SequenceFormat, encode_examples, encode_prompts
+from finetune_scaling.data.encoding import SequenceFormat, encode_documents, encode_examples, encode_prompts
 from finetune_scaling.data.task import load_task
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.hugging_face import load_hugging_face_tokenizer
@@ -91,14 +91,37 @@ def test_special_tokens_in_a_template_are_refused(chat, tokenizer):
             make_encoder(theirs, Template(pattern))
     with pytest.raises(ConfigError, match=r"template.target spells the special token"):
         make_encoder(theirs, ChatTemplate(target="{target}" + END.get(name, "</s>"), variables=VARIABLES.get(name, {})))
+    for field in ("system", "input"):
+        with pytest.raises(ConfigError, match=rf"template.{field} spells .* would be this token within a message"):
+            make_encoder(theirs, ChatTemplate(**{field: "</s>" + "{source}" * (field == "input")}))
+    named = {"languages": {"de": "German</s>"}}
+    for template in (Template("{source}", **named), ChatTemplate(**named)):
+        with pytest.raises(ConfigError, match=r"template.languages\['de'\] spells the special token '</s>'"):
+            make_encoder(theirs, template)
     with pytest.raises(ConfigError, match=r"template.target spells the special token '</s>'"):
         make_encoder(tokenizer, Template("{source}", "{target}</s>"))
 
 
-def test_other_special_tokens_in_a_template_are_text(tokenizer, caplog):
+@pytest.mark.parametrize("other", ["[INST]", "[EOS]", "<|eom_id|>", "<\uff5cend\u2581of\u2581sentence\uff5c>"])
+def test_other_special_tokens_in_a_template_are_text(other, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        make_encoder(tokenizer, Template("[INST] {source} [/INST]", "{target}"))
-    assert "[INST], which is no special token" in caplog.text
+        make_encoder(tokenizer, Template(other + " {source}", "{target}"))
+    assert f"template.input contains {other}, which is no special token" in caplog.text
+
+
+def test_special_tokens_of_prompts_and_documents_are_counted(tokenizer, caplog):
+    with caplog.at_level(logging.WARNING):
+        encode_prompts([example("<|im_start|>user", "b")], tokenizer, Template("{source} ="), LONG)
+    assert "1 prompts: texts spell special tokens (<|im_start|> in 1)" in caplog.text
+    encoded = encode_documents(["a</s>", "a", "</s> </s>"], tokenizer, 10)
+    assert encoded.statistics["special_tokens"] == {"</s>": 2}
+    assert "3 documents: texts spell special tokens (</s> in 2)" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt"])
+def test_reserved_variables_are_refused(name):
+    with pytest.raises(ConfigError, match=rf"template.variables has '{name}'"):
+        ChatTemplate(variables={name: []})
 
 
 def test_tokenizer_without_a_chat_template(tokenizer, tmp_path):
