@@ -27,6 +27,7 @@ from etils import epath
 from finetune_scaling.errors import UserError, WorkdirError
 from finetune_scaling.paths import user_path
 from finetune_scaling.strict_json import JsonError, format_json, parse_json
+from finetune_scaling.text_lines import BYTE_ORDER_MARK
 
 Location: TypeAlias = Path | epath.Path
 Result = TypeVar("Result")
@@ -152,7 +153,7 @@ def check_writable(path: Location, fix: str) -> None:
             whole = path.absolute()
             existing = next(one for one in (whole, *whole.parents) if one.exists())
             is_blocked = existing != whole and not existing.is_dir()
-            if is_blocked or not os.access(existing, os.W_OK):
+            if is_blocked or not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
                 raise WorkdirError(f"{path}: cannot be written; {fix}")
 
 
@@ -217,32 +218,39 @@ def _locked(path: Path, *, required: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+_RESTORE = "restore an intact copy, or delete it and run the command again"
+
+
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
     """Write indented JSON atomically, with non-ASCII text unescaped and null for numbers that are not finite."""
     write_atomically(path, format_json(value, indent=2) + "\n")
 
 
-def read_json(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> Any:
-    """Read a file of strict JSON. Raises WorkdirError that names the file, the line of the mistake, and the fix."""
+def read_json(path: str | os.PathLike, *, fix: str = _RESTORE) -> Any:
+    """Read a file of strict JSON, which may begin with a byte order mark.
+
+    Raises WorkdirError that names the file, the line of the mistake, and the fix.
+    """
     try:
-        return parse_json(read_text_file(path, fix=fix))
+        return parse_json(read_text_file(path, fix=fix).removeprefix(BYTE_ORDER_MARK))
     except JsonError as error:
         raise WorkdirError(f"{path}: not valid JSON ({error}); {fix}") from None
 
 
 def read_text_file(path: str | os.PathLike, *, fix: str) -> str:
     """Read a file of UTF-8. Raises WorkdirError that names the file and the fix."""
-    try:
-        return location(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise WorkdirError(f"{path}: no such file; check the path") from None
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise WorkdirError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
-    except UnicodeDecodeError as error:
-        raise WorkdirError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {fix}") from None
+    with disk_errors(path, reading=True):
+        try:
+            return location(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise WorkdirError(f"{path}: no such file; check the path") from None
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise WorkdirError(f"{path}: cannot be read ({error.strerror}); {fix}") from None
+        except UnicodeDecodeError as error:
+            raise WorkdirError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {fix}") from None
 
 
-def read_json_object(path: str | os.PathLike, *, fix: str = "delete it and run the command again") -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike, *, fix: str = _RESTORE) -> dict[str, Any]:
     """Read a file of one JSON object. Raises WorkdirError as `read_json` does, and for another value."""
     found = read_json(path, fix=fix)
     if not isinstance(found, dict):
@@ -251,8 +259,8 @@ def read_json_object(path: str | os.PathLike, *, fix: str = "delete it and run t
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with location(path).open("rb") as file:
+    """Return the SHA-256 of a file in hexadecimal. Raises WorkdirError if it may not be read."""
+    with disk_errors(path, reading=True), location(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -262,8 +270,11 @@ def file_size(path: Location) -> int:
 
 
 @contextlib.contextmanager
-def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turn errors of missing space, permission, directory or bucket into a WorkdirError with the path and a fix."""
+def disk_errors(path: str | os.PathLike, *, reading: bool = False) -> Iterator[None]:
+    """Turn errors of missing space, permission, directory or bucket into a WorkdirError with the path and a fix.
+
+    reading: the block only reads.
+    """
     try:
         yield
     except UserError:
@@ -272,7 +283,7 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
         if is_remote(path):
             if reason := remote_failure(error):
                 raise WorkdirError(f"{os.fspath(path)}: {reason}") from error
-        elif isinstance(error, OSError) and (reason := _disk_failure(error)):
+        elif isinstance(error, OSError) and (reason := _disk_failure(error, reading)):
             raise WorkdirError(f"{os.fspath(path)}: {reason}") from error
         raise
 
@@ -287,7 +298,7 @@ def record_errors(path: str | os.PathLike) -> Iterator[None]:
     For blocks that only read the JSON files of the directory `path`, where a missing field or another type means this.
     """
     try:
-        with disk_errors(path):
+        with disk_errors(path, reading=True):
             yield
     except UserError:
         raise
@@ -298,12 +309,13 @@ def record_errors(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
-def _disk_failure(error: OSError) -> str | None:
+def _disk_failure(error: OSError, reading: bool) -> str | None:
     """Explain an error of the local file system and its fix; None for other errors."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"cannot be written ({error.strerror}); give a directory that you own"
+        problem, fix = ("read", "a path that you may read") if reading else ("written", "a directory that you own")
+        return f"cannot be {problem} ({error.strerror}); give {fix}"
     if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return f"is no usable path ({error.strerror}); choose another path"
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):

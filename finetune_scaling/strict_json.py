@@ -5,28 +5,33 @@ Errors: repeated keys, NaN and Infinity, numbers beyond the range of float64, lo
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 _MAX_DIGITS = 300  # of an integer; longer ones may exceed the range of float64
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_TOKEN = re.compile(
+    rf'(?P<key>{_STRING}(?=\s*:))|(?P<open>[{{\[])|(?P<close>[}}\]])|(?P<value>{_STRING}|[^\s"{{}}\[\]:,]+)'
+)
 
 
 class JsonError(ValueError):
-    """Text that is not strict JSON; the message says why and at which line and column."""
+    """Text that is not strict JSON; the message says at which line and column, unless it is nested too deeply."""
 
 
 def parse_json(text: str) -> Any:
     """Parse strict JSON. Raises JsonError."""
     try:
-        value = _DECODER.decode(text.removeprefix("\ufeff"))
+        value = _DECODER.decode(text)
         if "\\ud" in text or "\\uD" in text:  # escapes of surrogates, which are valid in pairs
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise JsonError(_syntax_error(text, error)) from None
     except RecursionError:
         raise JsonError("it is nested too deeply") from None
-    except UnicodeEncodeError:
-        raise JsonError("a text has a lone surrogate (\\ud800 to \\udfff), which is not valid Unicode") from None
+    except (JsonError, UnicodeEncodeError):
+        raise next(_rejections(text)) from None
     return value
 
 
@@ -79,13 +84,50 @@ def json_value(value: Any) -> Any:
 
 
 def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
-    place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
-    reason = error.msg
+    reason = "it begins with a byte order mark" if text.startswith("\ufeff") else error.msg
     if reason == "Extra data":
         is_value = text[error.pos :].startswith(("{", "["))
         joined = "another value follows; files that were joined without a line feed between them look like this"
         reason = joined if is_value else "other text follows the value"
-    return f"{place}: {reason}"
+    return f"{_place(text, error.pos)}: {reason}"
+
+
+def _place(text: str, position: int) -> str:
+    found = json.JSONDecodeError("", text, position)
+    return f"line {found.lineno}, column {found.colno}" if "\n" in text.strip() else f"column {found.colno}"
+
+
+def _rejections(text: str) -> Iterator[JsonError]:
+    """Yield the errors about keys and values that the grammar allows and this module does not, with their places."""
+    keys: list[set[str]] = []  # of each open object or array
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "open":
+            keys.append(set())
+        elif token.lastgroup == "close":
+            keys.pop()
+        elif reason := _rejection(token[0]):
+            yield JsonError(f"{_place(text, token.start())}: {reason}")
+        elif token.lastgroup == "key":
+            if (key := json.loads(token[0])) in keys[-1]:
+                yield JsonError(f"{_place(text, token.start())}: {_repeated(key)}")
+            keys[-1].add(key)
+
+
+def _rejection(token: str) -> str | None:
+    """Return what is wrong with a number, a text or a name that the grammar allows; None if nothing is."""
+    try:
+        value = _DECODER.decode(token)
+        if isinstance(value, str):
+            value.encode()
+    except JsonError as error:
+        return str(error)
+    except UnicodeEncodeError:
+        return "a text has a lone surrogate (\\ud800 to \\udfff), which is not valid Unicode"
+    return None
+
+
+def _repeated(key: str) -> str:
+    return f"the key {key!r} occurs twice in one object"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,7 +135,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise JsonError(f"the key {repeated!r} occurs twice in one object")
+        raise JsonError(_repeated(repeated))
     return found
 
 

@@ -185,7 +185,7 @@ def test_rows_without_required_fields_are_errors(tmp_path):
     with pytest.raises(DataError, match=r"test\.jsonl, line 1: the field 'loss_sum' is missing"):
         rewritten("loss_sum")
     rows.write_text('{"source": "a"\n')
-    with pytest.raises(DataError, match=r"test\.jsonl, line 1: not JSON"):
+    with pytest.raises(DataError, match=r"test\.jsonl, line 1: invalid JSON"):
         systems_from_runs({"base": base}, "test", "de")
     with pytest.raises(DataError, match=r"dev\.jsonl: cannot be read .*available splits: test"):
         systems_from_runs({"base": base}, "dev", "de")

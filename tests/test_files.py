@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -140,8 +141,24 @@ def test_a_file_is_complete_whenever_its_writer_is_killed(tmp_path):
 def test_invalid_json_is_an_error_with_the_path_and_a_fix(tmp_path, content):
     path = tmp_path / "value.json"
     path.write_bytes(content)
-    with pytest.raises(WorkdirError, match=r"value\.json: not (valid JSON|UTF-8) \(.*\); delete it"):
+    with pytest.raises(WorkdirError, match=r"value\.json: not (valid JSON|UTF-8) \(.*\); restore an intact copy"):
         read_json(path)
+
+
+def test_a_byte_order_mark_at_the_start_is_dropped(tmp_path):
+    (tmp_path / "value.json").write_text("\ufeff[1]", encoding="utf-8")
+    assert read_json(tmp_path / "value.json") == [1]
+
+
+@pytest.mark.parametrize("read", [read_json, sha256])
+def test_a_file_that_may_not_be_read_is_an_error_with_the_path(tmp_path, monkeypatch, read):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(WorkdirError, match=r"value\.json: cannot be read \(Permission denied\)"):
+        read(tmp_path / "value.json")
 
 
 def test_the_line_of_invalid_json_is_named(tmp_path):

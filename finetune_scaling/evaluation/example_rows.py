@@ -8,7 +8,8 @@ from typing import Any
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location, write_atomically
 from finetune_scaling.metrics.languages import base_language
-from finetune_scaling.strict_json import format_json, parse_json
+from finetune_scaling.strict_json import format_json
+from finetune_scaling.text_lines import BYTE_ORDER_MARK, parse_json_line
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def read_rows(path: str | os.PathLike, required: Collection[str] = _REQUIRED) ->
     file = location(path)
     try:
         # Not splitlines(): U+2028 and similar characters inside a text do not end a row.
-        lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
+        lines = file.read_bytes().removeprefix(BYTE_ORDER_MARK.encode()).rstrip(b"\r\n").split(b"\n")
     except OSError as error:
         files = file.parent.glob("*.jsonl") if file.parent.is_dir() else ()
         splits = ", ".join(sorted(other.name.removesuffix(".jsonl") for other in files))
@@ -43,10 +44,11 @@ def read_rows(path: str | os.PathLike, required: Collection[str] = _REQUIRED) ->
 
 def _read_row(where: str, line: bytes, required: Collection[str]) -> dict[str, Any]:
     try:
-        row = parse_json(line.decode())
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); score the run again") from None
-    missing = [name for name in required if not isinstance(row, dict) or name not in row]
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason}); score the run again") from None
+    row = parse_json_line(text, where, fix="score the run again")
+    missing = [name for name in required if name not in row]
     if missing:
         raise DataError(
             f"{where}: the field {missing[0]!r} is missing; rows of text evaluators have no source and reference, "

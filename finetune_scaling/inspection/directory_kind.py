@@ -25,7 +25,7 @@ HOW_TO_READ: dict[Kind, str] = {
 def find_directory(path: str | os.PathLike, *kinds: Kind) -> tuple[Location, Kind]:
     """Return a path, with ~ expanded, and its kind. Raises WorkdirError if it is not one of `kinds`."""
     where = location(path)
-    with disk_errors(where):
+    with disk_errors(where, reading=True):
         kind = directory_kind(where)
     if kind == "public model" and kind not in kinds:
         raise public_model_error(where)

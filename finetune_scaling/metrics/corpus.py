@@ -9,6 +9,7 @@ from pathlib import Path
 from finetune_scaling.errors import DataError
 from finetune_scaling.metrics.languages import base_language
 from finetune_scaling.paths import user_path
+from finetune_scaling.text_lines import check_start, is_blank
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ class Corpus:
                 )
             if wrong := [text for text in references if not isinstance(text, str | None)]:
                 raise DataError(f"references[{index}] has {wrong[0]!r}, which is no text; give texts")
-            if not any(text and text.strip() for text in references):
+            if not any(map(_is_given, references)):
                 raise DataError(f"references[{index}] has only empty references; give one, or remove the segment")
-        present = [[text for text in references if text and text.strip()] for references in self.references]
+        present = [[*filter(_is_given, references)] for references in self.references]
         object.__setattr__(self, "references", present)
         base_language(self.language)
 
@@ -61,6 +62,10 @@ class Corpus:
         """The number of references per segment, or "var" (as in sacrebleu's signatures) if it varies."""
         counts = {len(references) for references in self.references}
         return str(counts.pop()) if len(counts) == 1 else "var"
+
+
+def _is_given(reference: str | None) -> bool:
+    return reference is not None and not is_blank(reference)
 
 
 def read_corpus(
@@ -89,11 +94,11 @@ def read_corpus(
             )
     per_segment = list(zip(*(files[path] for path in references), strict=True))
     for line, own in enumerate(per_segment, start=1):
-        if not any(map(str.strip, own)):
+        if not any(map(_is_given, own)):
             where = " and ".join(map(str, references))
             raise DataError(f"{where}, line {line}: the reference is empty; remove this line from every file")
     for path in references:
-        missing = sum(not text.strip() for text in files[path])
+        missing = sum(map(is_blank, files[path]))
         if missing:
             log.warning("%s: %d of %d references are empty; they count as missing", path, missing, len(texts))
     return Corpus(texts, per_segment, target_language, None if sources is None else files[sources])
@@ -128,8 +133,5 @@ def read_segments(path: str | os.PathLike) -> list[str]:
         raise DataError(f"{path}: the file is empty; give a text file with one segment per line")
     segments = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     for line, segment in enumerate(segments, start=1):
-        if segment.startswith("\ufeff"):
-            raise DataError(
-                f"{path}, line {line}: begins with a byte order mark (U+FEFF), which joining files leaves; remove it"
-            )
+        check_start(segment, f"{path}, line {line}")
     return segments

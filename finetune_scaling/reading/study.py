@@ -80,9 +80,9 @@ class Study:
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """The content of study.json: notes, main metrics, scores of trivial baselines; empty until the study ends."""
-        with disk_errors(self.path):
+        with disk_errors(self.path, reading=True):
             file = self.path / "study.json"
-            return read_json_object(file) if file.exists() else {}
+            return read_json_object(file, fix="correct or delete it") if file.exists() else {}
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class Study:
         Raises WorkdirError if it is missing, DataError if it is damaged.
         """
         file = self._file(POINTS, "copy the file here")
-        with disk_errors(file):
+        with disk_errors(file, reading=True):
             data = file.read_bytes()
         try:
             return pd.read_csv(
@@ -179,7 +179,7 @@ class Study:
 
     def _file(self, name: str, fix: str) -> Location:
         file = self.path / name
-        with disk_errors(file):
+        with disk_errors(file, reading=True):
             if not file.exists():
                 raise WorkdirError(f"{self.path}: has no {name}. Fix: run the study to its end, or {fix}")
         return file
@@ -197,7 +197,7 @@ class Study:
             fix = f"; did you mean {near!r}?" if near else f". Fix: give a key of the index of .{what}s"
             raise ConfigError(f"{key!r} is not a {what} of {self.path}{fix}")
         where = self.path / folder / key
-        with disk_errors(where):
+        with disk_errors(where, reading=True):
             status = run_state(where)
             if status == "waiting":
                 raise WorkdirError(f"{self.path}: the {what} {key} has not started. Fix: run the study")

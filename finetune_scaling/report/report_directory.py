@@ -9,7 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from finetune_scaling.errors import WorkdirError
-from finetune_scaling.files import disk_errors, read_json, unfinished_directory, write_json_atomically
+from finetune_scaling.files import (
+    check_writable,
+    disk_errors,
+    read_json,
+    unfinished_directory,
+    write_json_atomically,
+)
 
 RECORD, PAGE, TABLES, PLOTS = "fit.json", "report.html", "tables", "plots"
 _FIX = "move it away, or give another directory for the report"
@@ -22,9 +28,7 @@ def check_report_directory(out: Path, fix: str = _FIX) -> None:
     """
     with disk_errors(out):
         _earlier_files(out, fix)
-    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise WorkdirError(f"{existing}: cannot be written; give a directory that you own for the report")
+    check_writable(out, "give a directory that you own for the report")
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ def _facts(given: Mapping[str, Any] | None, points: Location | None) -> dict[str
     """Return the checked facts: the given ones, or else study.json next to the points."""
     source, facts = "facts", {} if given is None else given
     if given is None and points is not None and (file := points.parent / "study.json").exists():
-        source, facts = str(file), read_json(file)
+        source, facts = str(file), read_json(file, fix="correct or delete it")
     if not isinstance(facts, Mapping):
         raise DataError(f"{source}: must be a JSON object with name, baselines and notes. Fix: correct or delete it")
     names = {one.name for one in fields(Facts)}

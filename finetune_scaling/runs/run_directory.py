@@ -55,7 +55,8 @@ class RunDirectory:
     @property
     def result(self) -> dict[str, Any] | None:
         """The result record; None until the run is finished."""
-        return read_json_object(self.path / RESULT) if (self.path / RESULT).exists() else None
+        file = self.path / RESULT
+        return read_json_object(file, fix="restore an intact copy") if file.exists() else None
 
     @property
     def config(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         (
             "a.jsonl",
             JSONL + b'{"en": "x", "de": "\\ud800"}\n',
-            r"a\.jsonl, line 4: invalid JSON \(a text has a lone surr",
+            r"a\.jsonl, line 4: invalid JSON \(column 19: a text has a lone surr",
         ),
         ("a.jsonl", JSONL + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl, line 4: .*digits"),
         ("a.jsonl", JSONL + b'{"n": ' + b"[" * 10**5 + b"\n", r"a\.jsonl, line 4: .*nested too deeply"),
@@ -132,6 +132,8 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", JSONL.replace(b"\n", b"\r"), r"a\.jsonl: carriage returns end its lines"),
         ("a.tsv", TSV.replace(b"\n", b"\r"), r"a\.tsv: carriage returns end its lines"),
         ("a.tsv", b"en\tde\n\nx\ty\n", r"a\.tsv, line 2 is empty; remove it"),
+        ("a.tsv", "en\tde\n\u200b\nx\ty\n".encode(), r"a\.tsv, line 2 is empty; remove it"),
+        ("a.jsonl", JSONL + "\u200b \u200b\n".encode() + JSONL, r"a\.jsonl, line 4 is empty; remove it"),
         ("a.tsv", b"en\tde\ten\nx\ty\tz\n", r"a\.tsv, line 1: column 'en' occurs twice"),
         ("a.tsv", TSV + b"only one\n", r"a\.tsv, line 4: 1 columns, expected 2 \(en, de\)"),
         ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),

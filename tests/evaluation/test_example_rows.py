@@ -46,3 +46,13 @@ def test_rows_that_cannot_be_scored_are_named(rows, language, message, tmp_path)
     path = write(tmp_path / "rows", *rows)
     with pytest.raises(DataError, match=message):
         decoded_examples(path, read_rows(path), language)
+
+
+def test_a_byte_order_mark_is_dropped_at_the_start_and_refused_elsewhere(tmp_path):
+    path = tmp_path / "rows"
+    text = json.dumps(row()) + "\n"
+    path.write_text("\ufeff" + text, encoding="utf-8")
+    assert read_rows(path) == [row()]
+    path.write_text(text + "\ufeff" + text, encoding="utf-8")
+    with pytest.raises(DataError, match="line 2 begins with a byte order mark"):
+        read_rows(path)

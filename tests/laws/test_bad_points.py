@@ -73,14 +73,16 @@ def test_rows_of_a_frame_are_named_by_their_labels() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[1, 2]", "line 2: not a JSON object"),
-        ("{'task': 1}", "line 2: not JSON"),
-        ('{"task": "t", "task": "u"}', "line 2: not JSON (the key 'task' occurs twice"),
+        ("[1, 2]", "line 2: expected a JSON object"),
+        ("{'task': 1}", "line 2: invalid JSON"),
+        ('{"task": "t", "task": "u"}', "line 2: invalid JSON (column 15: the key 'task' occurs twice"),
         ('{"task": "t", " task": "u"}', "line 2: column 'task' appears twice"),
-        ('{"loss": NaN}', "line 2: not JSON (NaN"),
-        ('{"x": ' + "9" * 5000 + "}", "line 2: not JSON"),
-        ("[" * 100_000, "line 2: not JSON"),
+        ('{"loss": NaN}', "line 2: invalid JSON (column 10: NaN"),
+        ('{"x": ' + "9" * 5000 + "}", "line 2: invalid JSON"),
+        ("[" * 100_000, "line 2: invalid JSON"),
         ('{"task": "t"}', "line 2, column 'seed' is empty"),
+        ('\ufeff{"task": "t"}', "line 2 begins with a byte order mark"),
+        ("\u200b\n{}", "line 2 is empty; remove it"),
     ],
 )
 def test_a_wrong_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.metrics.corpus import read_segments
+from finetune_scaling.metrics.corpus import Corpus, read_segments
 
 NOT_A_LINE_END = ["\u2028", "\u2029", "\x0b", "\x0c", "\x85", "\x1c", "\r"]
 
@@ -34,8 +34,15 @@ def test_a_byte_order_mark_and_carriage_returns_of_windows_are_dropped(tmp_path)
 def test_a_byte_order_mark_of_a_joined_file_is_an_error(tmp_path):
     path = tmp_path / "joined.txt"
     path.write_bytes(b"Wort\n" + "Haus\n".encode("utf-8-sig"))
-    with pytest.raises(DataError, match=r"joined\.txt, line 2: begins with a byte order mark"):
+    with pytest.raises(DataError, match=r"joined\.txt, line 2 begins with a byte order mark"):
         read_segments(path)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b", " \u2060 \xad"])
+def test_blank_references_count_as_missing(blank):
+    with pytest.raises(DataError, match=r"references\[1\] has only empty"):
+        Corpus(["a", "b"], [["a"], [blank]], "en")
+    assert Corpus(["a"], [[blank, "a"]], "en").references == [["a"]]
 
 
 def test_invalid_utf8_is_reported_with_file_and_line(tmp_path):

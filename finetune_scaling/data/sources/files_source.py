@@ -16,7 +16,8 @@ from finetune_scaling.data.sources.decompression import read_bytes, without_comp
 from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.paths import UserPath
-from finetune_scaling.strict_json import JsonError, check_json_lines, parse_json
+from finetune_scaling.strict_json import JsonError, check_json_lines
+from finetune_scaling.text_lines import check_start, is_blank, parse_json_line
 
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
 
@@ -52,13 +53,7 @@ class Lines:
         """Parse a record."""
         line = self._first_line + index
         raw = self._data[self._offsets[line - 1] : self._offsets[line]]
-        text = _decode(raw, self.path, line)
-        if text.startswith("\ufeff"):
-            raise DataError(
-                f"{self.where(index)} begins with a byte order mark (U+FEFF), which joining files leaves; remove it, "
-                f"for example with `sed 's/^\\xEF\\xBB\\xBF//' {self.path} > joined`"
-            )
-        return self._parse(text, self.where(index))
+        return self._parse(_decode(raw, self.path, line), self.where(index))
 
     def where(self, index: int) -> str:
         """Return the file and line of a record for error messages."""
@@ -111,21 +106,7 @@ def _open_json(path: str, data: bytes) -> Lines:
         check_json_lines(path, first_line.decode(errors="replace"))
     except JsonError as error:
         raise DataError(str(error)) from None
-    return Lines(path, data, 1, _parse_json)
-
-
-def _parse_json(text: str, where: str) -> Record:
-    if not text.strip():
-        raise DataError(f"{where} is empty; remove it")
-    try:
-        record = parse_json(text)
-    except JsonError as error:
-        raise DataError(f"{where}: invalid JSON ({error}); fix or remove it") from None
-    if not isinstance(record, dict):
-        raise DataError(
-            f'{where}: expected a JSON object such as {{"en": "..."}}, got {text.strip()[:40]}; write one per line'
-        )
-    return record
+    return Lines(path, data, 1, parse_json_line)
 
 
 def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence[str]) -> Lines:
@@ -143,8 +124,9 @@ def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence
 
 
 def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> Record:
+    check_start(text, where)
     cells = text.rstrip("\r\n").split("\t")
-    if len(names) > 1 and not text.strip(" \r\n"):
+    if len(names) > 1 and len(cells) == 1 and is_blank(text):
         raise DataError(f"{where} is empty; remove it")
     if len(cells) != len(names):
         raise DataError(

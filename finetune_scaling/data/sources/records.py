@@ -9,12 +9,11 @@ import numpy as np
 
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError
+from finetune_scaling.text_lines import is_blank
 
 T = TypeVar("T")
 Record = dict[str, Any]
 OnEmpty = Literal["error", "drop"]  # what to do with records that have an empty or blank text
-
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width characters, which str.strip() keeps
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
     blank.
     """
     text = _any_text(record, field, where)
-    if _is_blank(text):
+    if is_blank(text):
         raise DataError(
             f"{where}: field {field!r} is empty; fix or remove that record, or set the source's field on_empty to "
             "'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
@@ -84,10 +83,6 @@ def _any_text(record: Mapping[str, Any], field: str, where: str) -> str:
             f"{where}: field {field!r} is not valid Unicode (a lone surrogate); fix or remove that record"
         ) from None
     return value
-
-
-def _is_blank(text: str) -> bool:
-    return not text.strip().strip(_INVISIBLE)
 
 
 def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
@@ -162,4 +157,4 @@ def _has_blank(records: Records, index: int, fields: Sequence[str], drop: bool) 
     """Check a record's texts; return whether one is blank if such records are dropped."""
     record, where = records[index], records.where(index)
     read = _any_text if drop else text_field
-    return any(_is_blank(read(record, field, where)) for field in fields)
+    return any(is_blank(read(record, field, where)) for field in fields)

@@ -24,7 +24,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
             "tokenizer is empty: the public model was converted without its files; convert it again with "
             "--tokenizer=DIR, or give the run a tokenizer: --config.tokenizer=DIR"
         )
-    with disk_errors(path):
+    with disk_errors(path, reading=True):
         directory = location(path)
         own = directory / "tokenizer"  # of a converted public model
         if own.is_dir() and not has_tokenizer(directory):

@@ -98,7 +98,7 @@ def load_sentencepiece_tokenizer(path: str | os.PathLike) -> SentencePieceTokeni
 
     Raises DataError that names the file if it is missing, damaged or another kind of tokenizer.
     """
-    with disk_errors(path):
+    with disk_errors(path, reading=True):
         file = location(path)
         if file.is_dir():
             file = file / MODEL_FILE

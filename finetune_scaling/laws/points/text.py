@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ import pandas as pd
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError, EmptyTableError
 from finetune_scaling.files import Location, disk_errors, location
-from finetune_scaling.strict_json import check_json_lines, parse_json
+from finetune_scaling.strict_json import check_json_lines
+from finetune_scaling.text_lines import check_start, is_blank, parse_json_line, strip_blank
 
 Source: TypeAlias = str | Location | pd.DataFrame
 
@@ -32,8 +32,6 @@ _OTHER_FILES = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-# Characters without width that stay at the ends of cells when files are concatenated or copied from web pages.
-_INVISIBLE = re.compile("^[\\ufeff\\u200b\\u2060\\s]+|[\\ufeff\\u200b\\u2060\\s]+$")
 
 
 class NotText(str):
@@ -80,7 +78,7 @@ def clean(text: str) -> str:
 
     Texts that look alike thus compare as equal, and none has a line break.
     """
-    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+    return " ".join(strip_blank(unicodedata.normalize("NFC", text)).split())
 
 
 def has_control_characters(text: str) -> bool:
@@ -101,7 +99,7 @@ def read_text(source: Source, required: Sequence[str]) -> TextTable:
     if isinstance(source, pd.DataFrame):
         table = TextTable(FRAME, FRAME, _frame_cells(source), labels=_labels(source.index))
     else:
-        with disk_errors(given := location(source)):
+        with disk_errors(given := location(source), reading=True):
             path = _find_file(given)
             text = _read(path, required)
         if path.suffix.lower() in JSON_LINES:
@@ -147,20 +145,22 @@ def _read(path: Location, required: Sequence[str]) -> str:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise DataError(f"{path}: cannot be read ({error}); give a readable file") from None
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{path}: the file is empty; it needs the columns {', '.join(required)}")
     return text
 
 
 def _csv_cells(path: Location, text: str) -> pd.DataFrame:
     """Return the rows of a CSV, indexed by the line on which each begins."""
+    for number, content in enumerate(text.split("\n"), 1):
+        check_start(content, f"{path} line {number}")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines: dict[int, list[str]] = {}
     first_line = 1
     header_line = text.lstrip().partition("\n")[0]
     try:
         for values in reader:
-            if any(value.strip() for value in values):
+            if not all(map(is_blank, values)):
                 lines[first_line] = [clean(value) for value in values]
             first_line = reader.line_num + 1
     except csv.Error as error:
@@ -188,29 +188,19 @@ def _csv_cells(path: Location, text: str) -> pd.DataFrame:
 def _json_cells(path: Location, text: str) -> pd.DataFrame:
     """Return the objects of a JSONL file, indexed by line; a missing key is an empty cell."""
     lines: dict[int, dict[str, str]] = {}
-    contents = text.split("\n")
+    contents = text.rstrip("\r\n").split("\n")
     try:
-        check_json_lines(path, next((content for content in contents if content.strip()), ""))
+        check_json_lines(path, text.lstrip().partition("\n")[0])
     except ValueError as error:
         raise DataError(str(error)) from None
     for line, content in enumerate(contents, 1):
-        if content.strip():
-            pairs = [(clean(key), _as_text(value)) for key, value in _json_object(path, line, content).items()]
-            _check_unique(f"{path} line {line}", [key for key, _ in pairs])
-            lines[line] = dict(pairs)
+        where = f"{path} line {line}"
+        pairs = [(clean(key), _as_text(value)) for key, value in parse_json_line(content, where).items()]
+        _check_unique(where, [key for key, _ in pairs])
+        lines[line] = dict(pairs)
     names = list(dict.fromkeys(key for values in lines.values() for key in values))
     rows = [[values.get(name, "") for name in names] for values in lines.values()]
     return pd.DataFrame(rows, index=list(lines), columns=names, dtype=object)
-
-
-def _json_object(path: Location, line: int, content: str) -> dict[str, Any]:
-    try:
-        value = parse_json(content)
-    except ValueError as error:
-        raise DataError(f"{path} line {line}: not JSON ({error}); write one object per line") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} line {line}: not a JSON object; write one object per line, with the columns as keys")
-    return value
 
 
 def _frame_cells(frame: pd.DataFrame) -> pd.DataFrame:

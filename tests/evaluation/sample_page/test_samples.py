@@ -78,7 +78,7 @@ def test_missing_or_damaged_rows_are_errors(tmp_path, write_run):
     with pytest.raises(DataError, match=r"tests\.jsonl: cannot be read .*available splits: flores, test"):
         read([run], split="tests")
     (tmp_path / "a" / "evaluation" / "test.jsonl").write_text(json.dumps(rows()[0]) + '\n{"index": 1, "sou')
-    with pytest.raises(DataError, match=r"line 2: not JSON"):
+    with pytest.raises(DataError, match=r"line 2: invalid JSON"):
         read([run])
     with pytest.raises(WorkdirError, match="not the directory of a run"):
         read([str(tmp_path)])
