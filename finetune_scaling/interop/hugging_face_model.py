@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG
-from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.files import read_json, sha256
+from finetune_scaling.errors import CheckpointError
+from finetune_scaling.files import read_json_object, sha256
 from finetune_scaling.interop.families.family import Family, Tensor
 from finetune_scaling.interop.families.registry import parse_config
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, weight_files
@@ -85,14 +85,11 @@ def read_family(directory: Path) -> tuple[Family, ModelConfig]:
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
-    """Return the fields of a directory's config.json. Raises CheckpointError or ConfigError where there are none."""
+    """Return the fields of a directory's config.json. Raises CheckpointError or WorkdirError where there are none."""
     file = directory / CONFIG
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file. Fix: name a directory that a model was saved into.")
-    fields = read_json(file, fix="copy it again")
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{file}: not a JSON object, so not the config of a model. Fix: copy it again.")
-    return fields
+    return read_json_object(file, fix="copy it again")
 
 
 def _read_leaf(files: WeightFiles, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaTokenizer
 
 from finetune_scaling.data.tokenizers.hugging_face import load_hugging_face_tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import DataError
+from finetune_scaling.errors import DataError, UserError
 
 TESTS = Path(__file__).parents[1]
 MADE = runpy.run_path(str(TESTS / "public_tokenizers.py"))
@@ -173,8 +173,13 @@ REFUSED = {
         ("byte_level", {}, edit(added_tokens_decoder={"x": ADDED}), "'x' is not the id of a token"),
         ("byte_level", {}, write("added_tokens.json", {"<word>": "many"}), "'many' is not the id of a token"),
         ("byte_level", {}, edit(pad_token={"content": "a", "color": "red"}), "pad_token = .* is not a token"),
-        ("byte_level", {}, write(CONFIG, [1]), "tokenizer_config.json: not a JSON object"),
+        ("byte_level", {}, write(CONFIG, [1]), "tokenizer_config.json: holds no JSON object"),
         ("byte_level", {}, edit(extra_special_tokens="<a>"), "extra_special_tokens = '<a>' is not a list"),
+        ("byte_level", {}, write("special_tokens_map.json", {"pad_token": 3}), "_map.json: pad_token = 3 is not a"),
+        (
+            "byte_level", {}, write("special_tokens_map.json", {"additional_special_tokens": [3]}),
+            "special_tokens_map.json: additional_special_tokens = 3 is not a token",
+        ),
     ],
     "no `eos_token` in any file": [
         ("byte_level", {"eos_token_id": [1, 2]}, edit(remove=["eos_token"]), "eos_token is missing"),
@@ -239,9 +244,16 @@ def test_ids_and_texts_are_those_of_transformers(row, case, changed):
 @pytest.mark.parametrize(("row", "case"), [(row, case) for row, cases in REFUSED.items() for case in cases])
 def test_other_files_and_settings_are_refused(row, case, changed):
     kind, fields, change, message = case
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_hugging_face_tokenizer(changed(kind, change), {**FIELDS, **fields})
     assert "\n" not in str(error.value)
+
+
+def test_wrong_ids_of_a_converted_model_are_located_in_its_fields(changed):
+    fields = {**FIELDS, "generation_config": {"eos_token_id": "x"}}
+    folder = changed("byte_level", write("model_fields.json", fields))
+    with pytest.raises(DataError, match=r"model_fields\.json: generation_config: eos_token_id = 'x' is neither an id"):
+        load_tokenizer(folder)
 
 
 def test_every_documented_row_has_a_case():

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import Location, read_json
+from finetune_scaling.files import Location, read_json_object
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
 
 STANDARD_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = frozenset({"single_word", "lstrip", "rstrip", "normalized", "special"})
+_EXTRA_FIELDS = ("extra_special_tokens", "additional_special_tokens")
 _COPY = "copy it again"
 
 
@@ -43,28 +44,32 @@ def read_added_tokens(directory: Location) -> tuple[AddedTokens, Mapping[str, An
     """
     file = directory / TOKENIZER_CONFIG_FILE
     config = _read_object(file)
-    settings = dict(config)
+    settings, sources = dict(config), dict.fromkeys(config, file)
     recorded: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
-        for number, value in _object(config["added_tokens_decoder"], f"{file}: added_tokens_decoder").items():
-            recorded[_token_id(number, f"{file}: added_tokens_decoder")] = _token(
-                value, f"{file}: {number}", special=False
-            )
+        where = f"{file}: added_tokens_decoder"
+        if not isinstance(decoder := config["added_tokens_decoder"], Mapping):
+            raise DataError(f"{where}: not a JSON object; {_COPY}")
+        for number, value in decoder.items():
+            recorded[_token_id(number, where)] = _token(value, f"{where}: {number}", special=False)
     else:
-        settings |= _read_object(directory / SPECIAL_TOKENS_FILE)
+        replacing = _read_object(directory / SPECIAL_TOKENS_FILE)
+        settings |= replacing
+        sources |= dict.fromkeys(replacing, directory / SPECIAL_TOKENS_FILE)
     named = {
-        name: _token(value, f"{file}: {name}")
+        name: _token(value, f"{sources[name]}: {name}")
         for name, value in settings.items()
         if value is not None
         and (name in STANDARD_TOKENS or (name.endswith("_token") and isinstance(value, str | Mapping)))
     }
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
+    field = next((name for name in _EXTRA_FIELDS if settings.get(name)), None)
+    extra, where = (settings[field], f"{sources[field]}: {field}") if field else ([], "")
     if isinstance(extra, Mapping):  # by name, such as image_token
-        named |= {name: _token(value, f"{file}: {name}") for name, value in extra.items()}
-        extra = ()
-    if not isinstance(extra, list | tuple):
-        raise DataError(f"{file}: extra_special_tokens = {extra!r} is not a list; {_COPY}")
-    tokens = AddedTokens(recorded, named, tuple(_token(value, f"{file}: extra_special_tokens") for value in extra))
+        named |= {name: _token(value, f"{where}: {name}") for name, value in extra.items()}
+        extra = []
+    if not isinstance(extra, list):
+        raise DataError(f"{where} = {extra!r} is not a list; {_COPY}")
+    tokens = AddedTokens(recorded, named, tuple(_token(value, where) for value in extra))
     if "added_tokens_decoder" not in config:
         recorded |= _read_added(directory / ADDED_TOKENS_FILE, {token.content for token in tokens.special})
     return tokens, config
@@ -120,10 +125,4 @@ def _token_id(value: Any, where: str) -> int:
 
 
 def _read_object(file: Location) -> dict[str, Any]:
-    return _object(read_json(file, fix=_COPY), str(file)) if file.is_file() else {}
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: not a JSON object; {_COPY}")
-    return value
+    return read_json_object(file, fix=_COPY) if file.is_file() else {}

@@ -23,7 +23,7 @@ from finetune_scaling.data.tokenizers.chat_format import CHAT_TEMPLATE_FILE, Cha
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
 from finetune_scaling.errors import DataError
-from finetune_scaling.files import Location, read_json, read_text_file, sha256
+from finetune_scaling.files import Location, disk_errors, read_json, read_json_object, read_text_file, sha256
 
 FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
 # All files that transformers reads a tokenizer from.
@@ -104,7 +104,7 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
     """Read the fields of a model that its tokenizer and exports need.
 
     They are in MODEL_FIELDS, or in the model's config.json and GENERATION_CONFIG in its directory. Raises DataError if
-    the directory has neither.
+    the directory has neither, or an id that ends texts is none.
     """
     file = next((directory / name for name in (MODEL_FIELDS, _MODEL_CONFIG) if (directory / name).is_file()), None)
     if file is None:
@@ -112,14 +112,25 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
             f"{directory}: has the tokenizer of a public model without that model's config.json; give the directory of "
             "the complete model, or DIR/tokenizer of a converted one"
         )
-    fields = read_json(file, fix="copy it again")
-    text = fields.get("text_config") if isinstance(fields, Mapping) else None  # of a multimodal model
-    if not isinstance(fields, Mapping) or not isinstance(text or {}, Mapping):
+    fields = read_json_object(file, fix="copy it again")
+    text = fields.get("text_config")  # of a multimodal model
+    if not isinstance(text or {}, Mapping):
         raise DataError(f"{file}: is not the config of a model; copy it again")
     found = {**fields, **(text or {})}
+    source = f"{file}: {_GENERATION}"
     if (generation := directory / GENERATION_CONFIG).is_file():
-        found[_GENERATION] = read_json(generation, fix="copy it again")
+        found[_GENERATION], source = read_json_object(generation, fix="copy it again"), str(generation)
+    if not isinstance(found.get(_GENERATION) or {}, Mapping):
+        raise DataError(f"{source} is not a JSON object; copy it again")
+    _check_end_ids(found, str(file) if found.get(_GENERATION) is None else source)
     return {name: found.get(name) for name in _FIELDS}
+
+
+def _check_end_ids(model_fields: Mapping[str, Any], source: str) -> None:
+    """Raise DataError, which begins with their file, if the ids that end a text are no ids."""
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in _end_ids(model_fields)):
+        found = _end_id_field(model_fields)
+        raise DataError(f"{source}: eos_token_id = {found!r} is neither an id nor a list of ids; correct it")
 
 
 def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, Any]) -> HuggingFaceTokenizer:
@@ -145,7 +156,7 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
             "config.json); give the tokenizer of the same model"
         )
     special_tokens = _special_tokens(directory, model, added, config, model_fields)
-    special_tokens = special_tokens._replace(other_end_ids=_end_ids(directory, model_fields))
+    special_tokens = special_tokens._replace(other_end_ids=_end_ids(model_fields))
     identity = json.dumps([sha256(file), special_tokens.bos_id, special_tokens.eos_id, *model.changes])
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return HuggingFaceTokenizer(
@@ -172,7 +183,9 @@ def _read_model(directory: Location, added: AddedTokens) -> tuple[SubwordModel, 
     if fast.is_file():
         return FastModel(read_text_file(fast, fix="copy the model's own"), str(fast), added), fast
     if slow.is_file():
-        return SentencePieceModel(slow.read_bytes(), str(slow), added), slow
+        with disk_errors(slow, reading=True):
+            data = slow.read_bytes()
+        return SentencePieceModel(data, str(slow), added), slow
     raise DataError(
         f"{directory}: has no {FAST_FILE} and no {SENTENCEPIECE_FILE}; give the directory of the model's tokenizer: "
         "--tokenizer=DIR. From other files, such as vocab.json and merges.txt, transformers writes a "
@@ -229,19 +242,16 @@ def _special_tokens(
     return SpecialTokens(token_id("bos_token") if add_bos else None, eos, {}, ())
 
 
-def _end_ids(directory: Location, model_fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the ids at which transformers' `generate` ends a text: of GENERATION_CONFIG, or else of config.json."""
+def _end_ids(model_fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the ids at which transformers' `generate` ends a text."""
+    found = _end_id_field(model_fields)
+    return () if found is None else tuple(found) if isinstance(found, list) else (found,)
+
+
+def _end_id_field(model_fields: Mapping[str, Any]) -> Any:
+    """Return eos_token_id of GENERATION_CONFIG if the model has one, or else of its config.json."""
     generation = model_fields.get(_GENERATION)
-    if generation is not None and not isinstance(generation, Mapping):
-        raise DataError(f"{directory}: {GENERATION_CONFIG} is not a JSON object; copy it again")
-    found = (model_fields if generation is None else generation).get("eos_token_id")
-    ids = [] if found is None else found if isinstance(found, list) else [found]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        file = _MODEL_CONFIG if generation is None else GENERATION_CONFIG
-        raise DataError(
-            f"{directory}: eos_token_id = {found!r} of {file} is neither an id nor a list of ids; correct it"
-        )
-    return tuple(ids)
+    return (model_fields if generation is None else generation).get("eos_token_id")
 
 
 def _bos_id(directory: Location, model: FastModel, eos: int) -> int | None:

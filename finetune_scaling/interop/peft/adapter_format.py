@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.files import read_json
+from finetune_scaling.files import read_json_object
 from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.weights.run_weights import TrainedRun
@@ -104,11 +104,9 @@ def read_peft_adapter(directory: Path) -> PeftAdapter:
 
     Raises:
         CheckpointError: A file is missing or damaged, or a tensor is quantized or not finite.
-        ConfigError: adapter_config.json is not a JSON object.
+        WorkdirError: adapter_config.json is not a JSON object.
     """
-    fields = read_json(_existing(directory / CONFIG), fix="copy it again")
-    if not isinstance(fields, Mapping):
-        raise ConfigError(f"{directory / CONFIG}: not a JSON object. Fix: copy it again.")
+    fields = read_json_object(_existing(directory / CONFIG), fix="copy it again")
     return PeftAdapter(fields, _read_tensors(_existing(directory / WEIGHTS)), str(directory))
 
 
