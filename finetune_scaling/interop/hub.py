@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG, TOKENIZER_FILES
+from finetune_scaling.data.tokenizers.chat_format import ADDITIONAL_TEMPLATES
+from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG, OTHER_TOKENIZER_FILES, TOKENIZER_FILES
 from finetune_scaling.errors import CheckpointError, ConfigError
+from finetune_scaling.interop.hugging_face_model import check_no_adapter
 from finetune_scaling.interop.weights.safetensors_reader import INDEX, WEIGHTS, indexed_files, weight_files
 from finetune_scaling.paths import user_path
+from finetune_scaling.runs.run_directory import ADAPTER_CONFIG
 
 _CONFIG = "config.json"
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -36,8 +39,11 @@ def fetch_model(source: str) -> ModelLocation:
     Raises:
         CheckpointError: The model does not exist, is gated, has no safetensors, or cannot be reached.
     """
-    found = _find(source, [_CONFIG, GENERATION_CONFIG, INDEX, *TOKENIZER_FILES])
+    templates = f"{ADDITIONAL_TEMPLATES}/*.jinja"
+    tokenizer = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES, templates)
+    found = _find(source, [_CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG, INDEX, *tokenizer])
     if found.commit is not None:
+        check_no_adapter(Path(found.directory))
         _fetch(found.name, found.commit, [WEIGHTS])
         index = Path(found.directory) / INDEX  # some models have a second copy of their weights, which it does not name
         if index.is_file() and not (index.parent / WEIGHTS).is_file():

@@ -24,6 +24,7 @@ from finetune_scaling.interop.weights.safetensors_reader import WeightFiles, wei
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.paths import user_path
+from finetune_scaling.runs.run_directory import ADAPTER_CONFIG
 from finetune_scaling.trees import Tree, path_name
 
 CONFIG = "config.json"
@@ -60,6 +61,7 @@ def open_model(directory: Path) -> tuple[Family, ModelConfig, WeightFiles]:
     another dtype than the same tensor of other layers.
     """
     family, config = read_family(directory)
+    check_no_adapter(directory)
     files, tensors, shapes = WeightFiles(directory), family.tensors(config), leaf_shapes(config)
     files.rename(_names_of_transformers(files.names, family, config))
     _check_names(files, family, config, tensors)
@@ -75,7 +77,8 @@ def files_digest(directory: str | Path) -> str:
     files = [directory / CONFIG, *([generation] if generation.is_file() else []), *weight_files(directory)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = pool.map(sha256, files)
-    lines = [f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True)]
+    names = [file.relative_to(directory).as_posix() for file in files]
+    lines = [f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -84,10 +87,21 @@ def read_family(directory: Path) -> tuple[Family, ModelConfig]:
     return parse_config(read_fields(directory), str(directory / CONFIG))
 
 
+def check_no_adapter(directory: Path) -> None:
+    """Raise CheckpointError where a directory holds a PEFT adapter, which transformers would apply to its model."""
+    if not (file := directory / ADAPTER_CONFIG).is_file():
+        return
+    raise CheckpointError(
+        f"{file}: is the config of a PEFT adapter, which is not part of a model. Fix: import its base from a directory "
+        "without it, and then the adapter with --from-peft=DIR --base=RUN --out=OUT."
+    )
+
+
 def read_fields(directory: Path) -> dict[str, Any]:
     """Return the fields of a directory's config.json. Raises CheckpointError or WorkdirError where there are none."""
     file = directory / CONFIG
     if not file.is_file():
+        check_no_adapter(directory)
         raise CheckpointError(f"{file}: no such file. Fix: name a directory that a model was saved into.")
     return read_json_object(file, fix="copy it again")
 

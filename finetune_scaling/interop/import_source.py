@@ -5,8 +5,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from finetune_scaling.data.tokenizers.chat_format import ADDITIONAL_TEMPLATES
 from finetune_scaling.data.tokenizers.hugging_face import (
     HuggingFaceTokenizer,
+    has_other_tokenizer,
     has_tokenizer,
     load_hugging_face_tokenizer,
     read_model_fields,
@@ -43,8 +45,11 @@ class ImportSource:
         return {
             "config_sha256": sha256(self.directory / CONFIG),
             "tokenizer_sha256": self.tokenizer.digest if self.tokenizer else None,
-            "weights": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in self.files.paths},
+            "weights": {self._name(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in self.files.paths},
         }
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.directory).as_posix()  # an index may name files in subdirectories
 
 
 def read_source_config(source: str) -> ModelConfig:
@@ -71,7 +76,8 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
     directory = Path(found.directory)
     family, config, files = open_model(directory)
     tokenizer_directory = Path(tokenizer or directory)
-    if tokenizer or has_tokenizer(tokenizer_directory):
+    if tokenizer or has_tokenizer(tokenizer_directory) or has_other_tokenizer(tokenizer_directory):
+        _warn_of_templates(tokenizer_directory)
         loaded = load_hugging_face_tokenizer(tokenizer_directory, read_model_fields(directory))
         return ImportSource(found, family, config, files, loaded, tokenizer_directory)
     log.warning(
@@ -80,3 +86,13 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
         directory,
     )
     return ImportSource(found, family, config, files, None, tokenizer_directory)
+
+
+def _warn_of_templates(directory: Path) -> None:
+    """Log the chat templates that are not copied, since only the default one is used."""
+    if names := sorted(file.stem for file in (directory / ADDITIONAL_TEMPLATES).glob("*.jinja")):
+        log.warning(
+            "%s: the chat templates %s are left out of the base and its exports, which have the default one only.",
+            directory / ADDITIONAL_TEMPLATES,
+            ", ".join(names),
+        )

@@ -313,4 +313,7 @@ def _base_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (WorkdirError, CheckpointError) as error:
-        raise CheckpointError(f"the base {name} cannot be used: {error}") from error
+        exists = "://" in name or Path(name).exists()
+        command = "python -m finetune_scaling.convert --from-hf=OWNER/NAME --out=DIR"
+        fix = "" if exists else f"; a model on the hub becomes one with `{command}`"
+        raise CheckpointError(f"the base {name} cannot be used: {error}{fix}") from error

@@ -29,6 +29,7 @@ from finetune_scaling.runs.lease import hold_lease
 from finetune_scaling.strict_json import format_json
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"  # of a PEFT adapter's directory
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
@@ -62,6 +63,8 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """The config that the run was started with. Raises WorkdirError if this is not a run directory."""
         if not (self.path / CONFIG).exists():
+            if (self.path / ADAPTER_CONFIG).exists():
+                raise _adapter_error(self.path)
             raise WorkdirError(
                 f"{self.path}: not the directory of a run (it has no {CONFIG}). Fix: give a run directory"
             )
@@ -153,6 +156,13 @@ def _with_defaults(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     with contextlib.suppress(UserError):
         configs = tuple(configuration.plain(read_run_config(config)) for config in configs)
     return [_with_absolute_paths(configuration.plain(config)) for config in configs]
+
+
+def _adapter_error(directory: Location) -> WorkdirError:
+    return WorkdirError(
+        f"{directory}: is a PEFT adapter, not a run. Fix: convert it with `python -m finetune_scaling.convert "
+        f"--from-peft={directory} --base=RUN --out=DIR`, and give DIR"
+    )
 
 
 def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,7 @@ from finetune_scaling.errors import CheckpointError, UserError
 from finetune_scaling.files import Location, absolute, location
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_metadata
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig
-from finetune_scaling.runs.run_directory import (
-    CHECKPOINTS,
-    CONFIG,
-    RunDirectory,
-    is_public_model,
-    public_model_error,
-)
+from finetune_scaling.runs.run_directory import CHECKPOINTS, CONFIG, RunDirectory
 
 TOKENIZER = "tokenizer"  # folder in the directory of a converted model
 
@@ -29,8 +23,8 @@ def checkpoint_path(run: Location, step: int | None, *, prefer_best: bool) -> Lo
         step = _best_step(run, steps)
     if step is None and steps:
         step = steps[0]
-    if not steps and is_public_model(run):
-        raise public_model_error(run)
+    if not steps:
+        _ = RunDirectory(run).config  # raises where this is not a run
     if step not in steps:
         existing = f"there are {sorted(steps)}. Fix: give one" if steps else "there are none. Fix: train the run first"
         raise CheckpointError(f"{run}: no checkpoint{'' if step is None else f' of step {step}'}; {existing}")

@@ -154,12 +154,14 @@ def test_chat_templates_that_cannot_be_trained(name, template, message, tmp_path
     assert "Fix: " in str(error.value)
 
 
-def test_several_templates_in_the_config(tmp_path):
+@pytest.mark.parametrize("as_object", [False, True])
+def test_several_templates_in_the_config(as_object, tmp_path):
     CHAT["save_chat_model"]("chatml", tmp_path, in_config=True)
     file = tmp_path / "tokenizer_config.json"
     config = json.loads(file.read_text())
     named = [{"name": name, "template": config["chat_template"]} for name in ("rag", "default")]
-    file.write_text(json.dumps({**config, "chat_template": named}))
+    by_name = {entry["name"]: entry["template"] for entry in named}
+    file.write_text(json.dumps({**config, "chat_template": by_name if as_object else named}))
     encoder = make_encoder(load_hugging_face_tokenizer(tmp_path, FIELDS), ChatTemplate())
     ids = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
         [{"role": "user", "content": "fox"}], add_generation_prompt=True, return_dict=False

@@ -80,7 +80,7 @@ def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
         ("full", {"finetune_examples": 61}, DataError, "finetune_examples = 61, but the data has 60"),
         ("prompt", {"method": {"length": 33}}, ConfigError, "a soft prompt of 33 make 65 tokens, more than.*= 64"),
         ("full", {"tokenizer": "/nowhere"}, DataError, "/nowhere: no such tokenizer"),
-        ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: no checkpoint"),
+        ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: not the directory of a run"),
         ("full", {"base": {"step": 7}}, CheckpointError, r"no checkpoint of step 7"),
         ("full", {"model": {"layers": 2}}, CheckpointError, "model.layers differs from the base's"),
         ("full", {"task": {"template": {"input": "{sorce}"}}}, UserError, "sorce"),

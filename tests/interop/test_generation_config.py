@@ -30,8 +30,11 @@ READ = {
     ],
 }  # fmt: skip
 REFUSED = {
-    "`eos_token_id` that is no id": [({"eos_token_id": "</s>"}, 2), ({"eos_token_id": [True]}, 2), (None, ["</s>"])],
-}
+    "`eos_token_id` that is no id of the model": [
+        ({"eos_token_id": "</s>"}, 2), ({"eos_token_id": [True]}, 2), (None, ["</s>"]), (None, 352),
+        ({"eos_token_id": 352}, 2), ({"eos_token_id": [2, -1]}, 2),
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -240,6 +240,28 @@ def test_tokenizer_may_be_the_copy_in_the_base(public, base, tmp_path, monkeypat
     assert {file.name for file in (tmp_path / "tokenizer").iterdir()} == set(files)
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "tekken.json", "spiece.model", "tokenizer.model.v3"])
+def test_tokenizer_in_other_files_is_refused(public, name, tmp_path):
+    folder = tmp_path / "public"
+    shutil.copytree(public[0], folder)
+    (folder / "tokenizer.json").rename(folder / name)
+    with pytest.raises(DataError, match=r"From other files, .* transformers writes a tokenizer\.json"):
+        import_model(ModelImport(str(folder), str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_chat_templates_that_are_left_out_are_named(public, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(model_import, "_write_checkpoint", stop)
+    folder = tmp_path / "public"
+    shutil.copytree(public[0], folder)
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("rag", "tool_use"):
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text("{{ messages }}")
+    with pytest.raises(StoppedError):
+        import_model(ModelImport(str(folder), str(tmp_path / "out")))
+    assert "the chat templates rag, tool_use are left out" in caplog.text
+
+
 def test_finished_import_is_kept(public, base, tmp_path):
     before = (base / "result.json").stat().st_mtime_ns
     import_model(ModelImport(str(public[0]), str(base)))

@@ -59,6 +59,12 @@ REFUSED = {
         (LLAMA, "partial_rotary_factor", 0.5, "partial_rotary_factor = 0.5"),
     ],
     "other activations": [(LLAMA, "hidden_act", "gelu_new", "hidden_act = 'gelu_new'")],
+    "`is_causal`, unless it is true": [
+        (LLAMA, "is_causal", value, "is_causal = .* is not supported") for value in (False, None)
+    ],
+    "`transformers_weights`": [
+        (LLAMA, "transformers_weights", "other.safetensors", "transformers_weights = 'other.safetensors' is not"),
+    ],
     "`quantization_config`": [(LLAMA, "quantization_config", {"quant_method": "awq"}, "quantization_config = ")],
     "`architectures` with another head (`...ForSequenceClassification`)": [
         (LLAMA, "architectures", [name], f"architectures = .*{name}.* predicts no tokens")

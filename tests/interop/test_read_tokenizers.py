@@ -70,6 +70,11 @@ def both_files(folder):
     shutil.copy(folder / "other" / "tokenizer.model", folder)
 
 
+def more_templates(folder):
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+
+
 # Kind and changes of the tokenizers of each row that is read.
 READ = {
     "`tokenizer.json`": [("byte_level",), ("qwen",), ("gemma",)],
@@ -134,6 +139,7 @@ READ = {
     "`chat_template.jinja`, `chat_template`": [
         ("byte_level", edit(chat_template="{{ messages }}"), write("chat_template.jinja", "{{ messages }}")),
     ],
+    "`additional_chat_templates`": [("byte_level", more_templates)],
     "`auto_map`": [("byte_level", edit(auto_map={"AutoTokenizer": ["code.Tokenizer", None]}))],
 }  # fmt: skip
 
@@ -151,7 +157,7 @@ REFUSED = {
         ("sentence_pieces", {}, edit(added_tokens_decoder={"345": SPECIAL}), "the id 345, but it would be 340"),
         ("sentence_pieces", {}, edit(added_tokens_decoder={"1": SPECIAL}), "the id 1, but it would be 340"),
     ],
-    "`vocab.json` and `merges.txt`, `vocab.txt`, `tekken.json` alone": [
+    "`vocab.json` and `merges.txt`, `vocab.txt`, `tekken.json`, `spiece.model` alone": [
         ("byte_level", {}, plain_pieces, "vocab.json and merges.txt, transformers writes a tokenizer.json"),
     ],
     "a tokenizer with more ids than the model has embeddings": [
@@ -167,7 +173,14 @@ REFUSED = {
         ("byte_level", {}, post_process("<s> <s> $A"), "post_processor adds 2 tokens in front of a text"),
         ("byte_level", {}, post_process("$A <s>"), "and 1 after it"),
     ],
+    "`fast_tokenizer_files` with other names": [
+        ("byte_level", {}, edit(fast_tokenizer_files=[FAST, "tokenizer.4.0.0.json"]), "fast_tokenizer_files = .* only"),
+    ],
     "damaged tokenizer files": [
+        ("byte_level", {}, edit(chat_template=[{"name": "x"}]), "chat_template is neither a template nor several"),
+        ("byte_level", {}, edit(chat_template=["x"]), "chat_template is neither a template nor several"),
+        ("byte_level", {}, edit(chat_template={"default": 3}), "chat_template is neither a template nor several"),
+        ("byte_level", {}, edit(chat_template={"rag": "x"}), "name one of them 'default'"),
         ("byte_level", {}, edit(eos_token=3, remove=["eos_token"]), "eos_token = 3 is not a token"),
         ("byte_level", {}, edit(added_tokens_decoder=[3]), "added_tokens_decoder: not a JSON object"),
         ("byte_level", {}, edit(added_tokens_decoder={"x": ADDED}), "'x' is not the id of a token"),
@@ -183,6 +196,11 @@ REFUSED = {
     ],
     "no `eos_token` in any file": [
         ("byte_level", {"eos_token_id": [1, 2]}, edit(remove=["eos_token"]), "eos_token is missing"),
+        *(
+            ("byte_level", {"eos_token_id": value}, edit(remove=["eos_token"]), f"eos_token_id = {value} of config")
+            for value in (400, -1, True)
+        ),
+        ("sentence_pieces", {"bos_token_id": 400}, edit(remove=["bos_token"]), "bos_token_id = 400 of config.json"),
     ],
 }  # fmt: skip
 

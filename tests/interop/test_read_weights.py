@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -83,13 +84,27 @@ def single_and_shards(folder):
     (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(content, "model-1.safetensors")}))
 
 
+def in_subfolder(folder):
+    """Move a model's file into a subfolder, which an index names, and leave one of that name with other values."""
+    single_and_shards(folder)
+    (folder / "sub").mkdir()
+    (folder / WEIGHTS).rename(folder / "sub" / "model-1.safetensors")
+    names = dict.fromkeys(json.loads((folder / INDEX).read_text())["weight_map"], "sub/model-1.safetensors")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def adapter(folder):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(folder), lora).save_pretrained(folder)
+
+
 TIED = {"tie_word_embeddings": True}
 # Fields of the model and the change of its directory of each row that is read.
 READ = {
     "`model.safetensors`": [({}, both())],
     "shards with `model.safetensors.index.json`": [
         ({}, shards), ({}, index(lambda names: {**names, NORM: names[HEAD]})),  # another shard
-        ({}, both(shards, lambda folder: (folder / "extra.safetensors").write_bytes(b"not named"))),
+        ({}, both(shards, lambda folder: (folder / "extra.safetensors").write_bytes(b"not named"))), ({}, in_subfolder),
     ],
     "`model.safetensors` and an index": [({}, single_and_shards)],
     "`model.safetensors` and `pytorch_model.bin`": [({}, lambda d: (d / "pytorch_model.bin").write_bytes(b"pickle"))],
@@ -124,6 +139,14 @@ REFUSED = {
     ],
     "a shard that the index names and that is missing": [
         ({}, index(lambda names: {**names, NORM: "model-9.safetensors"}), "model-9.safetensors: no such file"),
+    ],
+    "an index that names files outside of the directory": [
+        ({}, index(lambda names, name=name: {**names, NORM: name}), f"{name} is not a file of the model's directory")
+        for name in ("../model.safetensors", "/tmp/model.safetensors")
+    ],
+    "`adapter_config.json` in the model's directory": [
+        ({}, adapter, "adapter_config.json: is the config of a PEFT adapter.*--from-peft=DIR"),
+        ({}, both(adapter, lambda folder: (folder / CONFIG).unlink()), "is the config of a PEFT adapter"),
     ],
     "damaged files, pointers of Git LFS": [
         ({}, lambda d: (d / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1"), "Git LFS.*git lfs"),

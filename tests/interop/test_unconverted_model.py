@@ -49,3 +49,9 @@ def test_message_has_the_command(public, use, tmp_path):
         use(public, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert (public / "config.json").read_text() == before
+
+
+def test_an_adapter_as_a_base_gets_the_command_that_converts_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(UserError, match=f"is a PEFT adapter, not a run. Fix: .*--from-peft={tmp_path} --base=RUN"):
+        load_base(tmp_path)

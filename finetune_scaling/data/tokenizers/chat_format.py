@@ -19,6 +19,7 @@ from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.files import Location, read_text_file
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+ADDITIONAL_TEMPLATES = "additional_chat_templates"  # directory of templates that are selected by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +72,28 @@ def read_chat_format(
 ) -> ChatFormat | None:
     """Return the chat template of a tokenizer's directory, None if it has none.
 
-    config: the fields of tokenizer_config.json. special_tokens: as in ChatFormat. Raises DataError if there are several
-    templates and none of them is the default.
+    config: the fields of tokenizer_config.json. special_tokens: as in ChatFormat. Raises DataError if the field holds
+    no template, or several and none of them is the default.
     """
     file, field = directory / CHAT_TEMPLATE_FILE, config.get("chat_template")
     where = f"{directory / 'tokenizer_config.json'}: chat_template"
     if file.is_file():  # has priority in transformers, too
         return ChatFormat(read_text_file(file, fix="copy the model's own"), str(file), special_tokens)
-    if isinstance(field, list):
-        by_name = {entry["name"]: entry["template"] for entry in field}
-        if "default" not in by_name:
-            raise DataError(f"{where} has the templates {', '.join(by_name)}; name one of them 'default'")
-        field = by_name["default"]
-    return ChatFormat(field, where, special_tokens) if isinstance(field, str) else None
+    if field is None or isinstance(field, str):
+        return None if field is None else ChatFormat(field, where, special_tokens)
+    by_name = _templates_by_name(field, where)
+    if "default" not in by_name:
+        raise DataError(f"{where} has the templates {', '.join(by_name)}; name one of them 'default'")
+    return ChatFormat(by_name["default"], where, special_tokens)
+
+
+def _templates_by_name(field: Any, where: str) -> dict[str, str]:
+    """Return several templates by name, which are an object or a list of objects with `name` and `template`."""
+    if isinstance(field, list) and all(isinstance(entry, Mapping) for entry in field):
+        field = {str(entry.get("name")): entry.get("template") for entry in field}
+    if isinstance(field, Mapping) and all(isinstance(text, str) for text in field.values()):
+        return dict(field)
+    raise DataError(f"{where} is neither a template nor several of them by name; copy the file from the model again")
 
 
 def writes_date(template: str) -> bool:

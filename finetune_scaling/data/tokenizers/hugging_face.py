@@ -8,6 +8,7 @@ spell a special token.
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
 TOKENIZER_FILES = (
     FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, "vocab.json",
     "merges.txt", CHAT_TEMPLATE_FILE,
+)  # fmt: skip
+# Files that transformers makes a tokenizer from where FAST_FILE is missing.
+OTHER_TOKENIZER_FILES = (
+    "vocab.json", "merges.txt", "vocab.txt", "tekken.json", "spiece.model", "spm.model", "sentencepiece.bpe.model",
+    "tiktoken.model", "tokenizer.model.*",
 )  # fmt: skip
 GENERATION_CONFIG = "generation_config.json"
 MODEL_FIELDS = "model_fields.json"  # the fields of a model that its tokenizer and exports need, next to copied files
@@ -89,6 +95,11 @@ def has_tokenizer(directory: Location) -> bool:
     return any((directory / name).is_file() for name in (FAST_FILE, SENTENCEPIECE_FILE))
 
 
+def has_other_tokenizer(directory: Location) -> bool:
+    """Return whether a directory contains a tokenizer in files that `load_hugging_face_tokenizer` refuses."""
+    return not has_tokenizer(directory) and any(any(directory.glob(name)) for name in OTHER_TOKENIZER_FILES)
+
+
 def is_hugging_face_tokenizer(directory: Location) -> bool:
     """Return whether a directory's tokenizer is a public model's; ours has a digest record and no tokenizer config."""
     if any((directory / name).is_file() for name in (MODEL_FIELDS, TOKENIZER_CONFIG_FILE)):
@@ -127,10 +138,14 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
 
 
 def _check_end_ids(model_fields: Mapping[str, Any], source: str) -> None:
-    """Raise DataError, which begins with their file, if the ids that end a text are no ids."""
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in _end_ids(model_fields)):
+    """Raise DataError, which begins with their file, if the ids that end a text are no ids of the model."""
+    rows = model_fields.get("vocab_size")
+    count = rows if isinstance(rows, int) else sys.maxsize  # another error names a size that is not a number
+    if not all(_is_id(i, count) for i in _end_ids(model_fields)):
         found = _end_id_field(model_fields)
-        raise DataError(f"{source}: eos_token_id = {found!r} is neither an id nor a list of ids; correct it")
+        raise DataError(
+            f"{source}: eos_token_id = {found!r} is neither an id nor a list of ids below vocab_size = {rows}; correct it"
+        )
 
 
 def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, Any]) -> HuggingFaceTokenizer:
@@ -143,6 +158,7 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
     fewer embeddings than the tokenizer has ids.
     """
     added, config = read_added_tokens(directory)
+    _check_fast_files(directory, config)
     model, file = _read_model(directory, added)
     _check_class(directory, model, config)
     embedding_rows = model_fields["vocab_size"]
@@ -193,6 +209,16 @@ def _read_model(directory: Location, added: AddedTokens) -> tuple[SubwordModel, 
     )
 
 
+def _check_fast_files(directory: Location, config: Mapping[str, Any]) -> None:
+    """Raise DataError where versions of transformers read different files instead of FAST_FILE."""
+    if (names := config.get("fast_tokenizer_files")) not in (None, [], [FAST_FILE]):
+        raise DataError(
+            f"{directory / TOKENIZER_CONFIG_FILE}: fast_tokenizer_files = {names!r}, but only {FAST_FILE} is read; "
+            "write it again with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW), and remove the "
+            "field"
+        )
+
+
 def _check_class(directory: Location, model: SubwordModel, config: Mapping[str, Any]) -> None:
     """Raise DataError where the class that transformers 5 uses would split texts in another way than the file.
 
@@ -226,8 +252,13 @@ def _special_tokens(
     def token_id(name: str) -> int:
         token = added.named.get(name)
         found = model_fields.get(f"{name}_id") if token is None else model.token_id(token.content)
-        if not isinstance(found, int):
+        if found is None or isinstance(found, list):
             raise DataError(f"{directory / TOKENIZER_CONFIG_FILE}: {name} is missing; set it to the model's own")
+        if not _is_id(found, model_fields["vocab_size"]):
+            raise DataError(
+                f"{directory}: {name}_id = {found!r} of {_MODEL_CONFIG} is not an id below vocab_size = "
+                f"{model_fields['vocab_size']}; correct it, or set {name} in {TOKENIZER_CONFIG_FILE}"
+            )
         return found
 
     eos = token_id("eos_token")
@@ -240,6 +271,10 @@ def _special_tokens(
             "unknown; set it to true or false, as the model was trained"
         )
     return SpecialTokens(token_id("bos_token") if add_bos else None, eos, {}, ())
+
+
+def _is_id(value: Any, ids: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < ids
 
 
 def _end_ids(model_fields: Mapping[str, Any]) -> tuple[int, ...]:

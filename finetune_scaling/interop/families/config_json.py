@@ -116,6 +116,8 @@ class Fields:
             neutral = (None, 1) if name in _ONE else (None, False)
             if not self.was_read(name) and self.get(name) not in neutral:
                 raise self.unsupported(name, self.values[name])
+        if self.values.get("is_causal", True) is not True:  # transformers takes null as false
+            raise self.unsupported("is_causal", self.values["is_causal"])
         if not self.was_read("layer_types") and any(kind != FULL for kind in self.items("layer_types") or ()):
             raise self.unsupported("layer_types", self.get("layer_types"))
 

@@ -45,6 +45,12 @@ def parse_config(fields: Mapping[str, Any], where: str) -> tuple[Family, ModelCo
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise unsupported_model_type(fields, where)
     _check_architectures(fields.get("architectures"), where)
+    if (name := fields.get("transformers_weights")) is not None:
+        raise ConfigError(
+            f"{where}: transformers_weights = {name!r} is not supported, as the weights are those of model.safetensors "
+            "or its index. Fix: save the model again with transformers: "
+            "AutoModelForCausalLM.from_pretrained(DIR, dtype='auto').save_pretrained(NEW)"
+        )
     try:
         return FAMILIES[model_type], FAMILIES[model_type].read_config(fields, where)
     except ConfigError as error:

@@ -15,8 +15,9 @@ from finetune_scaling.interop.families.config_json import Fields
 from finetune_scaling.interop.families.matching_family import FamilyMatch
 from finetune_scaling.interop.weights.run_weights import TrainedRun
 from finetune_scaling.interop.weights.safetensors_writer import DTYPES
+from finetune_scaling.runs.run_directory import ADAPTER_CONFIG
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER_CONFIG, "adapter_model.safetensors"
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -115,7 +115,7 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     index = directory / INDEX
     if index.is_file():
-        files = [directory / Path(name).name for name in indexed_files(index)]
+        files = [directory / name for name in indexed_files(index)]
         if missing := [file for file in files if not file.is_file()]:
             raise CheckpointError(f"{missing[0]}: no such file, although {INDEX} names it. Fix: copy it too.")
         return files
@@ -131,12 +131,14 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def indexed_files(index: Path) -> list[str]:
-    """Return the names of the files in an index, at least one."""
+    """Return the names of the files in an index, at least one; each is inside of the index's directory."""
     content = read_json(index, fix="copy it again")
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{index}: has no weight_map with file names. Fix: copy it again.")
+    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise CheckpointError(f"{index}: {outside[0]} is not a file of the model's directory. Fix: copy it again.")
     return sorted(set(names))
 
 
