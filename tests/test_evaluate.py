@@ -49,7 +49,7 @@ def test_scores_of_a_run_equal_its_result(trained, tmp_path):
     assert rescored.returncode == 0, rescored.stderr
     scores, record = json.loads(out.read_text()), RunDirectory(trained).result
     assert scores["metrics"].keys() == METRICS
-    assert all(entry.keys() == {"score", "signature"} for entry in scores["metrics"].values())
+    assert all(entry.keys() - {"note"} == {"score", "signature"} for entry in scores["metrics"].values())
     assert {"loss": scores["loss"], "entropy": scores["entropy"]} == {k: record[k] for k in ("loss", "entropy")}
     assert scores["splits"]["test"] == record["tests"]["test"]
     printed = json.loads(done.stdout)

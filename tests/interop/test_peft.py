@@ -298,7 +298,7 @@ def test_model_and_adapter_need_separate_directories(copied, base, public_base, 
         with pytest.raises(ConfigError, match="--to-peft"):
             export_run(RunExport(str(tmp_path / "run"), model=str(model), adapter=str(tmp_path / "out")))
         assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="--from-hf="):
+    with pytest.raises(WorkdirError, match="--from-hf="):
         export_run(RunExport(str(public_base), model=str(tmp_path / "out")))
 
 

@@ -100,7 +100,7 @@ def test_inexact_tokenizer_is_not_exported(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(_Pieces, "are_ranks", False)  # treat ranks as log-probabilities
     found = tokenizer_files(str(tmp_path), tokenizer.vocab_size)
     assert not found.files
-    assert found.special_ids == {"bos": 2, "eos": 1, "pad": 0}
+    assert found.special_ids == {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     assert "no exact tokenizer.json" in found.reason
 
 
@@ -110,6 +110,6 @@ def test_files_of_a_public_tokenizer_are_copied(tmp_path):
     found = tokenizer_files(str(tmp_path), 400)
     assert found.files["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes()
     assert found.files.keys() == {"tokenizer.json", "tokenizer_config.json"}
-    assert found.special_ids == {"bos": 1, "eos": 2}
+    assert found.special_ids == {"bos_token_id": 1, "eos_token_id": 2}
     with pytest.raises(DataError, match="has 340 ids, but the model has 300 embeddings"):
         tokenizer_files(str(tmp_path), 300)

@@ -1,7 +1,6 @@
 """Fixtures for tests of the page of samples: directories of scored runs."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from finetune_scaling.data.task import jsonl_task
 
 TASK = jsonl_task("news", "translation", ("en", "de"), ("en", "de"), train="x.jsonl", test={"test": "y.jsonl"})
-SURROGATE = re.compile("[\ud800-\udfff]")
 # Texts that break pages: markup, script end tags, line separators, right-to-left text, emoji sequences.
 HOSTILE = [
     ('<script>document.title = "broken"</script>', "</script><!-- <b>fett</b> -->"),
@@ -19,7 +17,6 @@ HOSTILE = [
     ("line\u2028separator\u2029paragraph \x85 next", "Zeile\u2028Trenner\u2029Absatz"),
     ("שלום עולם, mixed 123", "مرحبا بالعالم 123"),
     ("👩‍👩‍👧‍👦 family 🏳️‍🌈", "👩‍👩‍👧‍👦 Familie 🏳️‍🌈"),
-    ("half of a pair \ud800 alone", "halb \udc00 allein"),
     ("天气很好。", "今天天气不好。"),
     ("two\nlines\tand a tab", "zwei\nZeilen"),
 ]
@@ -33,7 +30,6 @@ def write_run() -> Callable[..., str]:
         (folder / "evaluation").mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"task": task} if task else {}))
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        text = SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
         (folder / "evaluation" / f"{split}.jsonl").write_text(text, encoding="utf-8")
         return str(folder)
 
@@ -52,5 +48,5 @@ def hostile_runs(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[.
     folder = tmp_path_factory.mktemp("hostile")
     texts = [{"index": i, "source": source, "reference": target} for i, (source, target) in enumerate(HOSTILE)]
     full = [{**row, "hypothesis": row["reference"], "loss_sum": 1.0, "tokens": 2} for row in texts]
-    lora = [{**row, "hypothesis": row["source"], "loss_sum": float("nan"), "tokens": 2} for row in texts]
+    lora = [{**row, "hypothesis": row["source"], "loss_sum": None, "tokens": 2} for row in texts]
     return [write_run(folder / "full", full), write_run(folder / "lora", lora)]
