@@ -8,10 +8,11 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import SequenceFormat
-from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.data.task import Task
 from finetune_scaling.data.templates import Template
 from finetune_scaling.decoding.settings import DecodingConfig
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.evaluation.context_checks import check_generation
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_run
 from finetune_scaling.evaluation.scoring import Example, generate_hypotheses
 from finetune_scaling.evaluation.task_evaluation import base_sequence_format
@@ -19,6 +20,7 @@ from finetune_scaling.files import Location
 from finetune_scaling.models.attention import check_attention
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 CONTINUATION = 32  # default number of new tokens of a base model
@@ -46,20 +48,19 @@ def generate(
     """Return a completion of each text; see Run.generate. load: loads the model, after options are checked."""
     texts = checked_texts(texts, "generate")
     decoding = _decoding(run_config, options)
-    # Base models and adapters imported without a config have no task.
-    task = None if run_config.task is None else load_task(run_config.task)
     named = language_pair(run_config, languages)
     if not texts:
         return []
     model = load()
-    longest_text: int | None = None  # a task truncates its source texts
-    if task is None:
+    longest_text, fix = "an input", "lower max_new_tokens"  # a task truncates its source texts
+    if run_config.task is None:  # base models, and adapters imported without a config
         lengths = [len(ids) for ids in model.tokenizer.encode_batch(texts)]
-        longest_text = lengths.index(max(lengths))
+        longest_text = f"texts[{lengths.index(max(lengths))}]"
+        fix += ", or shorten the text"
         task, sequence_format = continuation_task(run_config, max(1, *lengths), decoding.limit(CONTINUATION))
     else:
-        sequence_format = run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
-    _check_context_length(model, sequence_format, decoding, longest_text)
+        task, sequence_format = task_and_format(run_config)
+    check_generation(decoding, sequence_format, model.config, model.tuning, longest_text, fix)
     examples: list[Example] = [{"source": text, "target": "", **named} for text in texts]
     size = min(run_config.evaluation.batch_size, len(texts))
     with model.sharding.use_mesh():
@@ -94,12 +95,12 @@ def continuation_task(run_config: RunConfig, max_tokens: int, max_new_tokens: in
 
 def language_pair(run_config: RunConfig, requested: Languages) -> dict[str, str]:
     """Return the source and target language of the run's task, or of the requested one of its language pairs."""
-    task = None if run_config.task is None else load_task(run_config.task)
     given = {name: code for name, code in zip(_FIELDS, requested, strict=True) if code}
-    if task is None:
+    if run_config.task is None:
         if given:
             raise ConfigError("languages apply to runs with a task; this one continues the text. Fix: remove them")
         return dict.fromkeys(_FIELDS, "en")  # not used by the template of continuation_task
+    task, _ = task_and_format(run_config)
     pairs = {part.direction: part for split in task.splits().values() for part in split}
     matching = [part for part in pairs.values() if all(getattr(part, name) == code for name, code in given.items())]
     if len(matching) != 1:
@@ -110,21 +111,3 @@ def language_pair(run_config: RunConfig, requested: Languages) -> dict[str, str]
             "target_language or both"
         )
     return {name: getattr(matching[0], name) for name in _FIELDS}
-
-
-def _check_context_length(
-    model: TunedModel, sequence_format: SequenceFormat, decoding: DecodingConfig, longest_text: int | None
-) -> None:
-    """Raise ConfigError if the longest input and its completion exceed the model's context.
-
-    longest_text: index of the text with the longest input; None if inputs are truncated.
-    """
-    new = decoding.limit(sequence_format.max_target_tokens)
-    inputs = model.tuning.prompt_length + sequence_format.length - sequence_format.max_target_tokens
-    if inputs + new > model.config.max_length:
-        what = "an input" if longest_text is None else f"texts[{longest_text}]"
-        shorten = "" if longest_text is None else ", or shorten the text"
-        raise ConfigError(
-            f"{what} has up to {inputs} tokens; with max_new_tokens = {new} that is more than the model's context, "
-            f"max_length = {model.config.max_length}. Fix: lower max_new_tokens{shorten}"
-        )

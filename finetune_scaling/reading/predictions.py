@@ -12,7 +12,7 @@ import pandas as pd
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples, encode_prompts
 from finetune_scaling.data.objectives import TokenSequence, causal
 from finetune_scaling.data.packing import pack_batch
-from finetune_scaling.data.task import Task, load_task
+from finetune_scaling.data.task import Task
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.likelihood import covered_targets, utf8_bytes
 from finetune_scaling.models.config import ModelConfig
@@ -21,11 +21,13 @@ from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.reading.generation import Languages, checked_texts, continuation_task, language_pair
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
+from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.sharding.batches import shard_batch
 from finetune_scaling.training.loss import Batch
 from finetune_scaling.training.step import make_evaluation_step
 from finetune_scaling.trees import Tree
+from finetune_scaling.tuning.context import check_context
 from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import combine
 
@@ -130,8 +132,7 @@ def _task_and_format(
 ) -> tuple[Task, SequenceFormat]:
     """Return the run's task; for a run without one the task of continuing texts, which are not truncated."""
     if run_config.task is not None:
-        task = load_task(run_config.task)
-        return task, run_config.sequence.format(task.max_source_tokens, task.max_target_tokens)
+        return task_and_format(run_config)
     longest = [max((len(ids) for ids in model.tokenizer.encode_batch(some)), default=0) for some in (texts, targets)]
     return continuation_task(run_config, max(1, longest[0]), longest[1] + 1)
 
@@ -153,8 +154,7 @@ def _loss_sum(model: TunedModel, sequence: TokenSequence) -> tuple[float, int]:
 def _batch(model: TunedModel, sequence: TokenSequence) -> Batch:
     """Return a sequence as the first row of a batch, on the model's devices. Raises ConfigError if it is too long."""
     size, context = len(sequence.tokens), model.config.max_length - model.tuning.prompt_length
-    if size > context:
-        raise ConfigError(f"a text has {size} tokens, more than the model's context of {context}. Fix: shorten it")
+    check_context("a text is too long", size, model.config, model.tuning, "shorten it")
     length = min(context, size + -size % _LENGTH_STEP)
     rows = model.sharding.batch_shards
     arrays = pack_batch([[sequence], *[[]] * (rows - 1)], length)

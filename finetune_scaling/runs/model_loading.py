@@ -12,7 +12,7 @@ import jax
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError, WorkdirError
+from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.files import Location, location
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
@@ -26,6 +26,7 @@ from finetune_scaling.runs.run_paths import checkpoint_path, resolve_base, resol
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, flatten, parameter_count
 from finetune_scaling.tuning.attach import attach, cast
+from finetune_scaling.tuning.context import check_context
 from finetune_scaling.tuning.method import TuningMethod
 
 UNTUNED = TuningMethod(name="untuned", trainable="(?!)")  # a rule that matches no parameter: nothing is trainable
@@ -249,13 +250,8 @@ def with_model_changes(base: ModelConfig, changes: Mapping[str, Any]) -> ModelCo
 
 def check_length(config: ModelConfig, tuning: TuningMethod, length: int) -> None:
     """Raise ConfigError if soft prompt and sequence together are longer than the model's context."""
-    prompt = tuning.prompt_length
-    if length + prompt > config.max_length:
-        sizes = f" and a soft prompt of {prompt} make {length + prompt} tokens," if prompt else " is"
-        raise ConfigError(
-            f"sequence.length = {length}{sizes} more than the model's context, max_length = {config.max_length}. Fix: "
-            "shorten the sequence" + (" or the prompt" if prompt else "")
-        )
+    fix = "shorten the sequence" + (" or the soft prompt" if tuning.prompt_length else "")
+    check_context(f"sequence.length = {length}", length, config, tuning, fix)
 
 
 def check_matches_model(directory: Location, metadata: Mapping[str, Any], model: TunedModel) -> None:

@@ -199,7 +199,7 @@ def test_losses_without_their_texts_are_refused(run, texts, targets, message):
 
 def test_texts_longer_than_the_context_are_refused(config):
     base = load_run(config["base"]["run"])
-    with pytest.raises(ConfigError, match=r"more than the model's context of 512"):
+    with pytest.raises(ConfigError, match=r"more than the model's context length, max_length = 512"):
         base.logits("x " * 600)
     with pytest.raises(ConfigError, match=r"texts\[0\] = '' has no token to predict"):
         base.losses([""])

@@ -255,7 +255,7 @@ def test_exceeding_the_context_length_is_an_error_with_the_required_tokens(copie
         tokens = sum(shown.tokens for shown in fits.evaluation.demonstrations)
         assert fits.evaluation.length == 32 + tokens
         prepare(32 + tokens + prompt)
-        message = rf"few: .* {32 + tokens} tokens .* of {prompt} make {32 + tokens + prompt} tokens, .* lower shots"
+        message = rf"few: .* {32 + tokens} tokens .*: {32 + tokens + prompt} tokens.* lower shots"
         with pytest.raises(ConfigError, match=message):
             prepare(32 + tokens + prompt - 1)
 

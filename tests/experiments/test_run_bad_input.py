@@ -110,7 +110,7 @@ def test_config_errors_name_the_field(what, changes, kind, message, tiny_runs, t
         ("full", {"model": {"attention": "cudnn"}}, ConfigError, "needs a GPU"),
         (
             "full", {"evaluation": {"generate_examples": 1, "decoding": {"max_new_tokens": 45}}}, ConfigError,
-            "max_new_tokens = 45 after prompts of up to 20 tokens make 65",
+            "max_new_tokens = 45 after prompts of up to 20 tokens: 65 tokens",
         ),
         (
             "full", {"evaluation": {"evaluators": {"few_shot_5": {"examples": 2, "generate": 0}}}}, ConfigError,

@@ -201,7 +201,7 @@ def test_a_base_continues_a_text(tiny_runs):
             break
     assert base.generate([text], max_new_tokens=count) == [tokenizer.decode(ids[start:]).strip()]
     assert (base.base, base.state, base.scores.empty) == (None, "done", True)
-    with pytest.raises(ConfigError, match=r"texts\[1\] has up to \d+ tokens.* max_length = 64.*shorten the text"):
+    with pytest.raises(ConfigError, match=r"texts\[1\] of up to \d+ tokens.* max_length = 64.*shorten the text"):
         base.generate([text, "supi " * 70, text])
     with pytest.raises(ConfigError, match="languages apply to runs with a task"):
         base.generate([text], target_language="B")
@@ -216,7 +216,7 @@ def test_a_base_continues_a_text(tiny_runs):
         (["one"], {"beam": 4}, "decoding.beam is not a field of decoding; did you mean 'beams'"),
         (["one"], {"method": "greedy", "temperature": 0.5}, "is for decoding.method = 'sample'"),
         (["one"], {"target_language": "de"}, "target_language = 'de' matches 0 of them"),
-        (["one"], {"max_new_tokens": 60}, "more than the model's context, max_length = 64"),
+        (["one"], {"max_new_tokens": 60}, "more than the model's context length, max_length = 64"),
     ],
 )
 def test_wrong_requests_raise(directory, texts, options, message):

@@ -74,7 +74,7 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
         ("tasks", {}, ConfigError, "tasks must have at least one task"),
         ("tasks.translation.methods", {}, ConfigError, "each task at least one method"),
         ("seeds", (0, -1), ConfigError, r"seeds = \[0, -1\] must be at least one, distinct and not negative"),
-        ("families.grammar.model.max_length", 33, ConfigError, r"methods.prompt: .*soft prompt of 2 make 34 tokens"),
+        ("families.grammar.model.max_length", 33, ConfigError, r"methods.prompt: .*34 tokens with a soft prompt of 2"),
         ("families.grammar.model.max_length", 31, ConfigError, r"families.grammar.pretrain: sequence.length = 32"),
         (
             "families.grammar.tokens", (2560, 2561, 5120), ConfigError,
@@ -101,7 +101,7 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
         (
             "tasks.translation.finetune.evaluation",
             {"generate_examples": 2, "decoding": {"max_new_tokens": 44}}, ConfigError,
-            r"methods.prompt: decoding.max_new_tokens = 44 after prompts of up to 22 tokens",
+            r"methods.prompt: decoding.max_new_tokens = 44 after prompts of up to \d+ tokens: .* a soft prompt",
         ),
         (
             "tasks.translation.finetune.evaluation",
@@ -111,7 +111,7 @@ def test_a_valid_study_passes_and_creates_no_files(tiny_runs, tmp_path):
         (
             "tasks.translation.finetune.evaluation",
             {"evaluators": {"mine": {"kind": "text", "length": 63}}}, ConfigError,
-            r"methods.prompt: evaluator mine: sequences of 63 tokens .* soft prompt of 2 make 65",
+            r"methods.prompt: evaluator mine: sequences of 63 tokens .*: 65 tokens",
         ),
     ],
 )  # fmt: skip

@@ -371,7 +371,7 @@ def test_the_context_length_of_each_size_is_checked_before_training(tmp_path):
     small, large = config["families"]["tiny"]["public"]["models"]
     config["families"]["tiny"]["public"]["models"] = small, {**large, "max_position_embeddings": 47}
     study = read_study(config)
-    with pytest.raises(ConfigError, match=r"methods.full: sequence.length = 48 .* max_length = 47"):
+    with pytest.raises(ConfigError, match=r"methods.full: sequence.length = 48: .* max_length = 47"):
         check_runs(study, tmp_path, runs(study))
 
 
