@@ -8,13 +8,13 @@ import pandas as pd
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.fitting.one_stage import fit_law
+from finetune_scaling.laws.fitting.requirements import JACKKNIFE_LEVELS, lack_of_levels
 from finetune_scaling.laws.forms.library import ALL_FACTORS
 from finetune_scaling.laws.points.columns import FACTORS
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 
 COLUMNS = {"N": "parameters", "T": "pretrain_tokens", "P": "pet_size", "D": "finetune_examples"}
 EXPONENTS = {"N": "alphaN", "T": "alphaT", "P": "alphaP", "D": "beta"}
-MIN_LEVELS = 3  # of a factor, to leave one out, as for the joint laws
 
 
 def fit_all_factors(
@@ -39,18 +39,15 @@ def fit_all_factors(
         if len(usable) >= parameters and "beta" not in fixed and len(fixed) < len(EXPONENTS) - 1:
             loss = usable["loss"].to_numpy(float)
             fitted = fit_law(ALL_FACTORS, factors, loss, settings, resampling, fixed=fixed, pad_to=pad_to)
-            found[task, method] = replace(fitted, reasons={**fitted.reasons, **few_levels(factors)})
+            found[task, method] = replace(fitted, reasons={**fitted.reasons, **exponents_with_few_levels(factors)})
     return found
 
 
-def few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
+def exponents_with_few_levels(factors: dict[str, np.ndarray]) -> dict[str, str]:
     """Return why exponents of factors with two values, and E and A with them, are poorly determined, by name."""
     counts = {name: len(np.unique(values)) for name, values in factors.items()}
-    few = {name: count for name, count in counts.items() if 1 < count < MIN_LEVELS}
-    reasons = {
-        EXPONENTS[name]: f"{count} values of {name} to fit; {MIN_LEVELS} are needed to leave one out"
-        for name, count in few.items()
-    }
+    few = {name: count for name, count in counts.items() if 1 < count < JACKKNIFE_LEVELS}
+    reasons = {EXPONENTS[name]: lack_of_levels(count, f"values of {name}") for name, count in few.items()}
     return reasons | dict.fromkeys(("E", "A"), next(iter(reasons.values()))) if reasons else {}
 
 

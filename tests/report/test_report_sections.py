@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import synthetic_points
-from finetune_scaling.analysis.all_factors import few_levels
+from finetune_scaling.analysis.all_factors import exponents_with_few_levels
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.analysis.claims import INCONCLUSIVE, SUPPORTED, Claim, Comparison
 from finetune_scaling.analysis.critical_sizes import critical_sizes
@@ -154,8 +154,8 @@ def test_the_law_over_all_factors_has_its_plot(complete: Analysis, tmp_path: Pat
 
 
 def test_two_levels_of_a_factor_do_not_determine_its_exponent(complete: Analysis) -> None:
-    assert few_levels({"N": np.array([1.0, 2.0, 4.0]), "D": np.array([8.0, 8.0, 8.0])}) == {}
-    reasons = few_levels({"N": np.array([1.0, 2.0, 2.0]), "D": np.array([1.0, 2.0, 3.0])})
+    assert exponents_with_few_levels({"N": np.array([1.0, 2.0, 4.0]), "D": np.array([8.0, 8.0, 8.0])}) == {}
+    reasons = exponents_with_few_levels({"N": np.array([1.0, 2.0, 2.0]), "D": np.array([1.0, 2.0, 3.0])})
     assert set(reasons) == {"alphaN", "E", "A"}
     fit = complete.all_factors[TASK, "full"]
     assert not fit.why_poorly_determined("alphaN")

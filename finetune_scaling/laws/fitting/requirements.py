@@ -15,6 +15,7 @@ from finetune_scaling.laws.points.columns import FACTORS
 FIRST_STAGE_FACTORS = ("model", "pretrain")
 LEVELS = {"model": "model sizes", "pretrain": "counts of pretraining tokens", "pet": "PET sizes"}
 SIZES = "dataset sizes"
+JACKKNIFE_LEVELS = 3  # of a factor, of which one can be left out
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,15 @@ def few_levels(law: Law, rows: pd.DataFrame) -> dict[str, str]:
     layout, needed, reasons = ParameterLayout(law, FACTORS), law.sizes_needed + 1, {}
     for name, (_, group) in zip(layout.names, layout.slots, strict=True):
         if not group and sizes < needed:
-            reasons[name] = f"{sizes} {SIZES} to fit; {needed} are needed to leave one out"
-        if group in factors and values[group] < 3:
-            reasons[name] = f"{values[group]} {LEVELS[group]} to fit; 3 are needed to leave one out"
+            reasons[name] = lack_of_levels(sizes, SIZES, needed)
+        if group in factors and values[group] < JACKKNIFE_LEVELS:
+            reasons[name] = lack_of_levels(values[group], LEVELS[group])
     return reasons
+
+
+def lack_of_levels(count: int, levels: str, needed: int = JACKKNIFE_LEVELS) -> str:
+    """Return that `count` levels are too few for a jackknife; levels: what they are, in the plural."""
+    return f"{count} {levels} to fit; {needed} are needed to leave one out"
 
 
 def why_no_curve(rows: pd.DataFrame) -> str:
