@@ -64,7 +64,8 @@ def check_steps(run_config: RunConfig, total: int, limit: str) -> frozenset[int]
     if any(not 1 <= step <= total for step in keep):
         raise ConfigError(
             f"checkpoint.keep_tokens = {list(run_config.checkpoint.keep_tokens)} must be between one step "
-            f"({per_step:,} tokens) and the run's {total * per_step:,} tokens"
+            f"({per_step:,} tokens) and the run's {total * per_step:,} tokens. Fix: remove the others, or raise "
+            f"limits.{limit}"
         )
     if len(keep) < len(set(run_config.checkpoint.keep_tokens)):
         raise ConfigError(

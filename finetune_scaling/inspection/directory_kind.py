@@ -51,9 +51,10 @@ def directory_kind(where: Location) -> Kind:
         if name in names:
             return kind
     shown = sorted(name for name in names if not name.startswith("."))[:8]
+    content = f"holds {', '.join(shown)}" if shown else "is empty"
     raise WorkdirError(
         f"{where}: is not a checkpoint (state/ and facts/), run or study ({CONFIG}), prepared corpus ({SETTINGS}) or "
-        f"tokenizer ({MODEL_FILE}); it " + (f"holds {', '.join(shown)}" if shown else "is empty")
+        f"tokenizer ({MODEL_FILE}); it {content}. Fix: give one of those"
     )
 
 
