@@ -22,6 +22,11 @@ def check_file_names(names: Iterable[str], where: str) -> None:
                 f"{where}: {name!r} becomes the name of a file or directory. Fix: use at most {MAX_BYTES} letters, "
                 "digits, _ and, between them, . + -"
             )
-        other = by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = by_key.setdefault(file_key(name), name)
         if other != name:
             raise ConfigError(f"{where}: {other!r} and {name!r} are one file on some systems. Fix: rename one of them")
+
+
+def file_key(name: str) -> str:
+    """Return what is equal for names that are one file on some systems: without case, in one Unicode form."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -22,7 +22,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.runs.model_loading import TunedModel, find_base
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig
-from finetune_scaling.runs.run_data import split_digest
+from finetune_scaling.runs.run_data import split_digest, task_and_format
 from finetune_scaling.runs.run_directory import lock_directory
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def prepare_evaluators(
     Raises ConfigError or DataError, naming the evaluator.
     """
     batch_size = run_config.evaluation.batch_size
+    test_sets = () if run_config.task is None else task_and_format(run_config)[0].test
     prepared = []
     for name, evaluator in evaluators.items():
         evaluation: TaskEvaluation | TextEvaluation
@@ -73,6 +74,7 @@ def prepare_evaluators(
                 evaluation = prepare_text_evaluation(evaluator, run_config, tokenizer, batch_size)
             else:
                 evaluation = prepare_task_evaluation(evaluator, run_config, tokenizer, finetuning, metrics)
+            records.check_rows_names(name, evaluation.splits, test_sets)
             check_sequences(evaluation.length, model, run_config.tuning)
             if isinstance(evaluation, TaskEvaluation) and evaluation.generates:
                 check_generation(evaluation.decoding, evaluation.sequence_format, model, run_config.tuning)

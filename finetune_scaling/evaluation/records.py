@@ -1,14 +1,15 @@
 """The record of an evaluation: NAME.json, written last, and one JSONL file of rows per split."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import WorkdirError
+from finetune_scaling.errors import ConfigError, WorkdirError
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.task_evaluation import Rows
 from finetune_scaling.files import Location, read_json, write_json_atomically
+from finetune_scaling.names import file_key
 from finetune_scaling.runs.evaluators import TEST_EVALUATOR
 from finetune_scaling.sharding.processes import run_on_primary
 
@@ -20,9 +21,25 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(configuration.canonical_json(settings).encode()).hexdigest()[:12]
 
 
+def rows_name(evaluator: str, split: str) -> str:
+    """Return the name of the file of a split's rows, without .jsonl."""
+    return f"{evaluator}.{split}"
+
+
 def rows_path(record_path: Location, split: str) -> Location:
     """Return the path of a split's rows: NAME.SPLIT.jsonl in the directory of NAME.json."""
-    return record_path.with_name(f"{record_path.name.removesuffix('.json')}.{split}.jsonl")
+    return record_path.with_name(f"{rows_name(record_path.name.removesuffix('.json'), split)}.jsonl")
+
+
+def check_rows_names(evaluator: str, splits: Iterable[str], test_sets: Iterable[str]) -> None:
+    """Raise ConfigError if a split's rows would be written to the file of the rows of one of the run's test sets."""
+    own = {file_key(rows_name(evaluator, split)) for split in splits}
+    for name in test_sets:
+        if file_key(name) in own:
+            raise ConfigError(
+                f"its rows and those of the test set {name!r} are one file, {EVALUATION}/{name}.jsonl. Fix: rename the "
+                "evaluator or the test set"
+            )
 
 
 def write_record(path: Location, record: Record, rows: Rows) -> None:

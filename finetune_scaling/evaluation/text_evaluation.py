@@ -41,6 +41,7 @@ class TextEvaluation:
     length: int
     settings: dict[str, Any]
 
+    splits: ClassVar[tuple[str, ...]] = (SPLIT,)
     demonstrations: ClassVar[tuple[()]] = ()
     baselines: ClassVar[dict[str, Any]] = {}
 

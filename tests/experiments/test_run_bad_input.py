@@ -78,7 +78,7 @@ def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
         ("lora", {"method": {"rnk": 2}}, ConfigError, "method.rnk is not a field of method; did you mean 'rank'"),
         ("pretrain", {"model": {"name": "31k"}}, ConfigError, "model.name = '31k' is unknown; did you mean '30k'"),
         ("full", {"finetune_examples": 61}, DataError, "finetune_examples = 61, but the data has 60"),
-        ("prompt", {"method": {"length": 33}}, ConfigError, "a soft prompt of 33 make 65 tokens, more than.*= 64"),
+        ("prompt", {"method": {"length": 33}}, ConfigError, "65 tokens with a soft prompt of 33, more than.*= 64"),
         ("full", {"tokenizer": "/nowhere"}, DataError, "/nowhere: no such tokenizer"),
         ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: not the directory of a run"),
         ("full", {"base": {"step": 7}}, CheckpointError, r"no checkpoint of step 7"),
@@ -145,6 +145,13 @@ def test_a_base_with_another_tokenizer_is_an_error_before_data_is_encoded(
     monkeypatch.setattr(experiment, "prepare_run_data", lambda *_: pytest.fail("work before all checks"))
     with pytest.raises(CheckpointError, match="was pretrained with another tokenizer"):
         run(tiny_runs.config("full", tokenizer=str(other_tokenizer)), tmp_path / "run")
+
+
+def test_rows_of_an_evaluator_and_a_test_set_in_one_file_are_an_error_before_training(tiny_runs, tmp_path):
+    config = tiny_runs.config("full", evaluation={"evaluators": {"dev": {"generate": 0}}})
+    config["task"]["test"]["dev.dev"] = config["task"]["dev"]
+    with pytest.raises(ConfigError, match=r"evaluator dev: its rows and those of the test set 'dev.dev' are one file"):
+        run(config, tmp_path / "run")
 
 
 def test_a_task_that_cannot_be_scored_is_not_trained(tiny_runs, tmp_path):
