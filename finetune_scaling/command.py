@@ -9,8 +9,9 @@ from typing import Any
 from absl import app, flags
 
 from finetune_scaling import configuration, process_setup
-from finetune_scaling.command_flags import ConfigFlag, one_line, read_config
+from finetune_scaling.command_flags import ConfigFlag, read_config
 from finetune_scaling.errors import ConfigError, exit_on_user_error
+from finetune_scaling.messages import one_line
 from finetune_scaling.overrides import take_overrides
 from finetune_scaling.sharding import processes
 

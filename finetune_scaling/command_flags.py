@@ -13,6 +13,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation
 from finetune_scaling.errors import ConfigError, UserError, causes
+from finetune_scaling.messages import one_line
 from finetune_scaling.overrides import Override, apply_overrides
 from finetune_scaling.paths import user_path
 from finetune_scaling.runs.run_config import RunConfig
@@ -188,8 +189,3 @@ def _fault_in_config(error: BaseException, name: str) -> str | None:
         if isinstance(cause, TypeError) and str(cause).startswith("get_config()"):
             return f"--{name}: {cause}; write --{name}=FILE:ARGUMENT if it takes an argument, else --{name}=FILE"
     return None
-
-
-def one_line(text: str) -> str:
-    """Return a text with all white space replaced by single spaces."""
-    return " ".join(text.split())

@@ -27,6 +27,7 @@ from finetune_scaling.evaluation.prepared_evaluation import PreparedEvaluation
 from finetune_scaling.evaluation.records import Record, score_values
 from finetune_scaling.evaluation.scoring import text_scores
 from finetune_scaling.files import local_path, location, write_json_atomically
+from finetune_scaling.messages import count_noun
 from finetune_scaling.metrics.corpus import read_corpus
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import Scores, metrics_from_flag, score_corpus
@@ -165,14 +166,15 @@ def _score_study(workdir: Path) -> None:
     with lock_directory(workdir, wait=True):
         run_on_primary(lambda: write_tables(study, workdir))
     count = sum(len(job.prepared) for job in jobs)
-    summary = f"{count} evaluations of {len(jobs)} runs, {compiled_programs()} programs compiled"
+    scored, programs = count_noun(len(jobs), "run"), count_noun(compiled_programs(), "program")
+    summary = f"{count_noun(count, 'evaluation')} of {scored}, {programs} compiled"
     print(f"{summary}: {workdir / POINTS}", flush=True)
     _exit_on_errors(errors)
 
 
 def _exit_on_errors(errors: list[Exception]) -> None:
     if errors:
-        print(f"error: {len(errors)} runs could not be scored: {errors[0]}", file=sys.stderr)
+        print(f"error: {count_noun(len(errors), 'run')} could not be scored: {errors[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
 

@@ -25,6 +25,7 @@ import fsspec
 from etils import epath
 
 from finetune_scaling.errors import UserError, WorkdirError
+from finetune_scaling.messages import describe_error
 from finetune_scaling.paths import user_path
 from finetune_scaling.strict_json import JsonError, format_json, parse_json
 from finetune_scaling.text_lines import BYTE_ORDER_MARK
@@ -303,9 +304,9 @@ def record_errors(path: str | os.PathLike) -> Iterator[None]:
     except UserError:
         raise
     except _DAMAGE as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise WorkdirError(
-            f"{os.fspath(path)}: a record in this directory is damaged or was edited ({cause}); restore an intact copy"
+            f"{os.fspath(path)}: a record in this directory is damaged or was edited ({describe_error(error)}); "
+            "restore an intact copy"
         ) from error
 
 
@@ -329,10 +330,9 @@ def remote_failure(error: BaseException) -> str | None:
         return f"object stores need another package ({error}): pip install 'finetune-scaling[gcs]'"
     if not isinstance(error, OSError) and type(error).__module__ == "builtins":
         return None
-    cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
-        f"cannot be reached, read or written ({cause}); check that the bucket exists, that your credentials may read "
-        "and write it, and the network"
+        f"cannot be reached, read or written ({describe_error(error)}); check that the bucket exists, that your "
+        "credentials may read and write it, and the network"
     )
 
 

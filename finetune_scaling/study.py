@@ -17,6 +17,7 @@ from finetune_scaling.command_flags import config_flag, path_flag, read_config, 
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.experiments import run
 from finetune_scaling.files import local_path
+from finetune_scaling.messages import count_noun
 from finetune_scaling.report.report_directory import check_report_directory
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.runs import run_data
@@ -96,9 +97,8 @@ def finish(study: StudyConfig, workdir: Path, summary: ExecutionSummary) -> None
 def _print_failures(failures: Mapping[str, str]) -> None:
     named = [f"  {directory}: {error}" for directory, error in list(failures.items())[:_NAMED_FAILURES]]
     more = [f"  and {len(failures) - len(named)} more"] if len(failures) > len(named) else []
-    error = (
-        f"error: {len(failures)} runs failed; see failure.json in their directories; --retry-failed tries them again"
-    )
+    failed = count_noun(len(failures), "run")
+    error = f"error: {failed} failed; see failure.json in their directories; --retry-failed tries them again"
     print(error, *named, *more, sep="\n", file=sys.stderr, flush=True)
 
 

@@ -124,7 +124,7 @@ def test_two_concurrent_processes_execute_every_run_once(uninterrupted, tmp_path
     both = [study(one_size, f"--workdir={workdir}", f"--index={index}", "--of=2") for index in (0, 1)]
     outcomes = [result(process) for process in both]
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
-    counts = [re.search(r"(\d+) of 15 runs finished; this process: (\d+) runs trained", out) for _, out, _ in outcomes]
+    counts = [re.search(r"(\d+) of 15 runs finished; this process: (\d+) runs? trained", out) for _, out, _ in outcomes]
     assert [int(match[2]) for match in counts] == [8, 7]
     assert max(int(match[1]) for match in counts) == 15
     assert sum(errors.count("pretraining grammar/30k") for _, _, errors in outcomes) == 1

@@ -13,6 +13,7 @@ from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG, OTH
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.hugging_face_model import check_no_adapter
 from finetune_scaling.interop.weights.safetensors_reader import INDEX, WEIGHTS, indexed_files, weight_files
+from finetune_scaling.messages import describe_error
 from finetune_scaling.paths import user_path
 from finetune_scaling.runs.run_directory import ADAPTER_CONFIG
 
@@ -99,9 +100,9 @@ def _user_error(errors: Any, name: str, revision: str | None, error: Exception) 
             f"{name}: is neither a directory nor a model on the hub that you can access. Fix: check the name "
             "(OWNER/NAME); for a private model, log in with `hf auth login`."
         )
-    cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return CheckpointError(
-        f"{name}: could not be fetched ({cause}). Fix: run the same command again; the download resumes."
+        f"{name}: could not be fetched ({describe_error(error)}). Fix: run the same command again; the "
+        "download resumes."
     )
 
 

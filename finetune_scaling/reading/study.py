@@ -16,6 +16,7 @@ from finetune_scaling.files import Location, absolute, disk_errors, read_json, r
 from finetune_scaling.inspection.directory_kind import find_directory
 from finetune_scaling.laws.points.columns import TEXTS
 from finetune_scaling.laws.points.text import POINTS
+from finetune_scaling.messages import one_line
 from finetune_scaling.reading.run import Run
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RunDirectory, run_state
 
@@ -151,9 +152,7 @@ class Study:
                 low_memory=False,
             )
         except ValueError as error:  # the base class of pandas' parser errors and of UnicodeDecodeError
-            raise DataError(
-                f"{file}: is not a CSV table ({' '.join(str(error).split())}). Fix: run the study again"
-            ) from error
+            raise DataError(f"{file}: is not a CSV table ({one_line(str(error))}). Fix: run the study again") from error
 
     @functools.cached_property
     def table(self) -> "PointsTable":

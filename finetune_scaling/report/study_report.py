@@ -19,6 +19,7 @@ from finetune_scaling.laws.points.bases import find_bases
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import Source, clean, printable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
+from finetune_scaling.messages import count_noun
 from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import save
 from finetune_scaling.report.records import fit_record
@@ -95,10 +96,8 @@ def fit_study(
 
     check_report_directory(out)
     table = read_points(points, size, tuple(METHODS) if methods is None else methods)
-    log(
-        f"{table.source}: {len(table.runs)} runs, {len(table.settings)} settings, {table.stopped_by_budget} stopped by "
-        "budget"
-    )
+    size_of_table = f"{count_noun(len(table.runs), 'run')}, {count_noun(len(table.settings), 'setting')}"
+    log(f"{table.source}: {size_of_table}, {table.stopped_by_budget} stopped by budget")
     training = training_tables(table.path, log)
     settings, bases = FitSettings(huber_delta, residual), find_bases(table.path, size)
     resampling = resampling or Resampling()
@@ -135,7 +134,7 @@ def write_report(
     sections = report_sections(analysis, tables, command)
     plots = [plot for section in sections for plot in section.plots]
     name = str(analysis.facts.get("name") or Path(analysis.table.source).stem)
-    lead = f"{len(analysis.table.runs)} runs of {len(analysis.table.settings)} settings"
+    lead = f"{count_noun(len(analysis.table.runs), 'run')} of {count_noun(len(analysis.table.settings), 'setting')}"
     with new_report(out) as folder:
         write_json_atomically(folder / RECORD, record)
         write_tables(tables, folder / TABLES)

@@ -12,6 +12,7 @@ from finetune_scaling.formatting import (
     format_share,
     method_name,
 )
+from finetune_scaling.messages import count_noun
 from finetune_scaling.report.more_data import more_data_line
 
 MAX_TASKS = 3  # listed one by one
@@ -23,9 +24,10 @@ def summary(analysis: Analysis) -> list[str]:
     """Return the main results in about ten sentences."""
     table = analysis.table
     held_out = int(table.settings["held_out"].sum())
+    runs, settings = count_noun(len(table.runs), "run"), count_noun(len(table.settings), "setting")
     lines = [
-        f"{len(table.runs)} runs of {len(table.settings)} settings ({held_out} held out); tasks: "
-        f"{', '.join(table.tasks)}; methods: {', '.join(map(method_name, analysis.methods))}."
+        f"{runs} of {settings} ({held_out} held out); tasks: {', '.join(table.tasks)}; "
+        f"methods: {', '.join(map(method_name, analysis.methods))}."
     ]
     lines += [line for task in table.tasks[:MAX_TASKS] for line in _best_method_lines(analysis, task)]
     if len(table.tasks) > MAX_TASKS:
@@ -112,7 +114,8 @@ def point_warnings(analysis: Analysis) -> list[str]:
     table = analysis.table
     lines = list(table.warnings)
     if table.stopped_by_budget:
-        lines.append(f"{table.stopped_by_budget} runs stopped at their budget before their optimum; no fit uses them.")
+        stopped = count_noun(table.stopped_by_budget, "run")
+        lines.append(f"{stopped} stopped at the budget before the optimum; no fit uses them.")
     if table.evaluated_once:
         lines.append(
             f"{table.evaluated_once} of {len(table.runs)} used rows have one dev loss, measured after training; it is "

@@ -26,6 +26,7 @@ from jax._src import distributed  # its client is JAX's only way to the coordina
 import finetune_scaling
 from finetune_scaling import configuration, errors
 from finetune_scaling.errors import ConfigError, ProcessError, UserError
+from finetune_scaling.messages import one_line
 from finetune_scaling.sharding.rendezvous import wait_for_processes
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -197,7 +198,7 @@ def _publish_failure(error: BaseException) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError):  # if a process was lost, JAX ends this one and names it
             client.wait_at_barrier("finetune_scaling/all failed", 1000 * (_HEARTBEAT_SECONDS + 5))
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         client.key_value_set(_FAILURE, f"process {number} failed: {reason}")
 
 

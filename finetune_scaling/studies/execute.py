@@ -22,6 +22,7 @@ from finetune_scaling.errors import (
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, read_json, write_json_atomically
 from finetune_scaling.interop.model_import import import_model
+from finetune_scaling.messages import count_noun
 from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, lock_directory, run_state
 from finetune_scaling.sharding.processes import is_distributed, is_primary, run_on_primary
 from finetune_scaling.studies.check import check_with_tokenizers
@@ -64,7 +65,8 @@ class ExecutionSummary:
         """Return the counts as one line."""
         rate = f", {self.steps / self.seconds:.1f} steps/s" if self.seconds else ""
         skipped = f", {self.skipped} that failed before were skipped" if self.skipped else ""
-        return f"{self.done} runs trained{rate}, {self.failed} failed{skipped}, {compiled_programs()} programs compiled"
+        trained, programs = count_noun(self.done, "run"), count_noun(compiled_programs(), "program")
+        return f"{trained} trained{rate}, {self.failed} failed{skipped}, {programs} compiled"
 
 
 def execute(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune_scaling.messages import count_noun
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory, run_state
@@ -93,10 +94,11 @@ def format_listing(rows: Sequence[Mapping[str, Any]], base_rows: Sequence[Mappin
         remaining = "all done"
     elif not seconds:
         remaining = "remaining time is estimated once some runs are finished"
+    settings = count_noun(len(rows) // seeds, "setting")
     total = (
-        f"{len(rows)} runs ({len(rows) // seeds} settings x {seeds} seeds), {len(unfinished)} to do; "
+        f"{count_noun(len(rows), 'run')} ({settings} x {count_noun(seeds, 'seed')}), {len(unfinished)} to do; "
         f"{sum(row['flops'] for row in rows):.3g} FLOPs to finetune, "
-        f"{sum(row['flops'] for row in base_rows):.3g} to pretrain {len(base_rows)} bases; {remaining}"
+        f"{sum(row['flops'] for row in base_rows):.3g} to pretrain {count_noun(len(base_rows), 'base')}; {remaining}"
     )
     return "\n".join([*map(_list_line, rows), total])
 

@@ -40,7 +40,7 @@ SMALL = {
     "one row": (grid((1e6,), (100,)), "needs 2 model sizes to fit; there is 1"),
     "one data size": (grid((1e6, 1e7), (100,)), "needs 2 dataset sizes to fit; there is 1"),
     "held out": (grid((1e6,), (100, 300), held_out=1), "there are 0 and 1 held out"),
-    "budget": (grid((1e6,), (100, 300), stopped_by="budget"), "2 runs stopped at their budget"),
+    "budget": (grid((1e6,), (100, 300), stopped_by="budget"), "2 runs stopped at the budget"),
     "equal losses": (grid((1e6, 1e7), (100, 300)).assign(loss=1.0), "all losses to fit are the same"),
     "learning rates": (grid((1e6,), (100, 300), factor="learning_rate"), "no setting varies the model size"),
 }

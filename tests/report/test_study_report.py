@@ -147,7 +147,7 @@ def test_the_page_has_the_numbers_of_its_tables(study: Path, text_of_page: str) 
     record = json.loads((study / "fit.json").read_text())
     for claim in record["claims"]:
         assert claim["sentence"] in text_of_page
-    for piece in ("1 runs stopped", "bleu 3.25", "true entropy", *FACTS["notes"], "--points="):
+    for piece in ("1 run stopped", "bleu 3.25", "true entropy", *FACTS["notes"], "--points="):
         assert piece in text_of_page, piece
 
 

@@ -98,7 +98,7 @@ def test_a_finished_study_is_scored_in_shares_and_its_table_rewritten(tiny_runs,
     shares = [evaluate(*flags, f"--index={index}") for index in (0, 1)]
     ends = [(*share.communicate(timeout=300), share.returncode) for share in shares]
     assert [code for _, _, code in ends] == [0, 0], ends
-    line = rf"2 evaluations of 1 runs, [1-9]\d* programs compiled: {tmp_path / 'points.csv'}\n"
+    line = rf"2 evaluations of 1 run, [1-9]\d* programs? compiled: {tmp_path / 'points.csv'}\n"
     assert all(re.fullmatch(line, printed) for printed, _, _ in ends), ends
     assert not any("pretraining of" in errors for _, errors, _ in ends)  # the runs had that score already
 

@@ -13,6 +13,7 @@ from finetune_scaling.data.preparation.settings import INDEX, STATISTICS, shard_
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import read_json
+from finetune_scaling.messages import one_line
 from finetune_scaling.paths import user_path
 
 _COUNTS = ("documents", "empty_documents", "chunks", "text_tokens", "chunk_tokens")
@@ -48,7 +49,7 @@ class PreparedDocuments:
             if len(ids) != length:
                 raise ValueError(f"chunk {index} has {len(ids)} tokens, but {length} in {INDEX}")
         except (RuntimeError, ValueError) as error:
-            raise _damaged(self._paths[shard], " ".join(str(error).split())) from error
+            raise _damaged(self._paths[shard], one_line(str(error))) from error
         return ids, bool(is_last)
 
 

@@ -16,6 +16,7 @@ import scipy.sparse.csgraph
 
 from finetune_scaling.data.sources.apt import LANGUAGES, list_files, read_list
 from finetune_scaling.errors import DataError
+from finetune_scaling.messages import one_line
 
 SPLITS = ("train", "validation", "test")
 _HELD_OUT_PERCENT = 5  # of the clusters, for each of validation and test
@@ -82,7 +83,7 @@ def parse_descriptions(text: str) -> Iterator[tuple[str, Description]]:
         fields = [field for field in stanza if field.startswith("Description-") and field != "Description-md5"]
         if fields and "Package" in stanza and "Description-md5" in stanza:
             synopsis, _, body = stanza[fields[0]].partition("\n")
-            yield stanza["Description-md5"], Description(stanza["Package"], _one_line(synopsis), _paragraphs(body))
+            yield stanza["Description-md5"], Description(stanza["Package"], one_line(synopsis), _paragraphs(body))
 
 
 def split_by_clusters(
@@ -206,8 +207,4 @@ def _paragraphs(body: str) -> tuple[str, ...]:
             paragraphs.append([])
         else:
             paragraphs[-1].append(line)
-    return tuple(text for text in (_one_line(" ".join(lines)) for lines in paragraphs) if text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return tuple(text for text in (one_line(" ".join(lines)) for lines in paragraphs) if text)

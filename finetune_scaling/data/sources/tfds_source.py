@@ -9,6 +9,7 @@ from finetune_scaling.configuration import closest, suggestion
 from finetune_scaling.data.sources.records import OnEmpty, Records
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import disk_errors
+from finetune_scaling.messages import one_line
 from finetune_scaling.paths import UserPath, user_path
 
 # TFDS finds a dataset only after its module is imported: text datasets and those of this project.
@@ -109,7 +110,7 @@ def prepare_tfds(source: TfdsSource | DebianSource) -> dict[str, Any]:
         with disk_errors(builder.data_dir):
             builder.download_and_prepare(file_format="array_record")
     except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: manual download
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
         raise DataError(f"{source.name} cannot be prepared ({reason}); fix that and run it again") from error
     open_tfds(source)
     sizes = {name: int(split.num_examples) for name, split in builder.info.splits.items()}

@@ -144,7 +144,8 @@ def _check_end_ids(model_fields: Mapping[str, Any], source: str) -> None:
     if not all(_is_id(i, count) for i in _end_ids(model_fields)):
         found = _end_id_field(model_fields)
         raise DataError(
-            f"{source}: eos_token_id = {found!r} is neither an id nor a list of ids below vocab_size = {rows}; correct it"
+            f"{source}: eos_token_id = {found!r} is neither an id nor a list of ids below vocab_size = {rows}; "
+            "correct it"
         )
 
 

@@ -20,6 +20,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from finetune_scaling.configuration import build, plain
 from finetune_scaling.errors import ConfigError, UserError
+from finetune_scaling.messages import one_line
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.learned.environment import metric_interpreter, metric_variables, metrics_cache
 from finetune_scaling.metrics.learned.process import start_metric
@@ -136,7 +137,7 @@ def read_learned_metric(name: str) -> LearnedMetric:
     except UserError:
         raise
     except Exception as error:  # a config file is Python and may raise anything
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
         raise ConfigError(
             f"--metrics: {name} cannot be read ({reason}); name a file whose get_config() returns a metric's fields, "
             "such as configs/metrics/comet.py"

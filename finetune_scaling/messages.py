@@ -1,0 +1,18 @@
+"""Parts of messages: texts and errors on one line, and counts with their nouns."""
+
+_MAX_CHARACTERS = 300  # of an error of another library
+
+
+def one_line(text: str) -> str:
+    """Return a text with all white space replaced by single spaces."""
+    return " ".join(text.split())
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's type and the beginning of its message on one line."""
+    return one_line(f"{type(error).__name__}: {error}")[:_MAX_CHARACTERS]
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless it is one: "1 run", "2 runs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
