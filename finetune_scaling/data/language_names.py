@@ -1,57 +1,9 @@
-"""English names of languages by their codes: ISO 639, BCP 47 (pt-BR, zh-Hans) and FLORES-200 (deu_Latn)."""
+"""English names of languages, with the script and region of their codes."""
 
-import re
 from collections.abc import Mapping
 
-from finetune_scaling.configuration import closest
-from finetune_scaling.errors import ConfigError
-from finetune_scaling.metrics.languages import TWO_LETTER_CODES
-
-# By ISO 639-1 code; A, B and C are the artificial languages of data/grammar.
-LANGUAGE_NAMES = {
-    "A": "A", "B": "B", "C": "C",
-    "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "as": "Assamese", "az": "Azerbaijani", "ba": "Bashkir",
-    "be": "Belarusian", "bg": "Bulgarian", "bm": "Bambara", "bn": "Bengali", "bo": "Tibetan", "br": "Breton",
-    "bs": "Bosnian", "ca": "Catalan", "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German", "dz": "Dzongkha",
-    "ee": "Ewe", "el": "Greek", "en": "English", "eo": "Esperanto", "es": "Spanish", "et": "Estonian", "eu": "Basque",
-    "fa": "Persian", "fi": "Finnish", "fj": "Fijian", "fo": "Faroese", "fr": "French", "ga": "Irish",
-    "gd": "Scottish Gaelic", "gl": "Galician", "gn": "Guarani", "gu": "Gujarati", "ha": "Hausa", "he": "Hebrew",
-    "hi": "Hindi", "hr": "Croatian", "ht": "Haitian Creole", "hu": "Hungarian", "hy": "Armenian", "id": "Indonesian",
-    "ig": "Igbo", "is": "Icelandic", "it": "Italian", "ja": "Japanese", "jv": "Javanese", "ka": "Georgian",
-    "kg": "Kikongo", "ki": "Kikuyu", "kk": "Kazakh", "km": "Khmer", "kn": "Kannada", "ko": "Korean", "ku": "Kurdish",
-    "ky": "Kyrgyz", "la": "Latin", "lb": "Luxembourgish", "lg": "Ganda", "li": "Limburgish", "ln": "Lingala",
-    "lo": "Lao", "lt": "Lithuanian", "lv": "Latvian", "mg": "Malagasy", "mi": "Maori", "mk": "Macedonian",
-    "ml": "Malayalam", "mn": "Mongolian", "mr": "Marathi", "ms": "Malay", "mt": "Maltese", "my": "Burmese",
-    "nb": "Norwegian Bokmål", "ne": "Nepali", "nl": "Dutch", "nn": "Norwegian Nynorsk", "no": "Norwegian",
-    "ny": "Nyanja", "oc": "Occitan", "om": "Oromo", "or": "Odia", "pa": "Punjabi", "pl": "Polish", "ps": "Pashto",
-    "pt": "Portuguese", "qu": "Quechua", "rn": "Rundi", "ro": "Romanian", "ru": "Russian", "rw": "Kinyarwanda",
-    "sa": "Sanskrit", "sc": "Sardinian", "sd": "Sindhi", "sg": "Sango", "si": "Sinhala", "sk": "Slovak",
-    "sl": "Slovenian", "sm": "Samoan", "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian",
-    "ss": "Swati", "st": "Southern Sotho", "su": "Sundanese", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil",
-    "te": "Telugu", "tg": "Tajik", "th": "Thai", "ti": "Tigrinya", "tk": "Turkmen", "tl": "Tagalog", "tn": "Tswana",
-    "tr": "Turkish", "ts": "Tsonga", "tt": "Tatar", "tw": "Twi", "ug": "Uyghur", "uk": "Ukrainian", "ur": "Urdu",
-    "uz": "Uzbek", "vi": "Vietnamese", "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba",
-    "zh": "Chinese", "zu": "Zulu",
-}  # fmt: skip
-
-# Further languages of FLORES-200, by ISO 639-3 code.
-_THREE_LETTERS = {
-    "ace": "Acehnese", "acm": "Mesopotamian Arabic", "acq": "Ta'izzi-Adeni Arabic", "aeb": "Tunisian Arabic",
-    "ajp": "South Levantine Arabic", "aka": "Akan", "apc": "North Levantine Arabic", "ars": "Najdi Arabic",
-    "ary": "Moroccan Arabic", "arz": "Egyptian Arabic", "ast": "Asturian", "awa": "Awadhi", "ayr": "Aymara",
-    "azb": "South Azerbaijani", "ban": "Balinese", "bem": "Bemba", "bho": "Bhojpuri", "bjn": "Banjar",
-    "bug": "Buginese",
-    "ceb": "Cebuano", "cjk": "Chokwe", "ckb": "Central Kurdish", "crh": "Crimean Tatar", "dik": "Dinka", "dyu": "Dyula",
-    "fil": "Filipino", "fon": "Fon", "fur": "Friulian", "fuv": "Nigerian Fulfulde", "hne": "Chhattisgarhi",
-    "ilo": "Ilocano", "kab": "Kabyle", "kac": "Kachin", "kam": "Kamba", "kas": "Kashmiri", "kbp": "Kabiyè",
-    "kea": "Kabuverdianu", "kmb": "Kimbundu", "knc": "Central Kanuri", "lij": "Ligurian", "lmo": "Lombard",
-    "ltg": "Latgalian", "lua": "Luba-Kasai", "luo": "Luo", "lus": "Mizo", "lzh": "Literary Chinese", "mag": "Magahi",
-    "mai": "Maithili", "min": "Minangkabau", "mni": "Meitei", "mos": "Mossi", "nan": "Southern Min",
-    "nso": "Northern Sotho", "nus": "Nuer", "pag": "Pangasinan", "pap": "Papiamento", "prs": "Dari", "sat": "Santali",
-    "scn": "Sicilian", "shn": "Shan", "szl": "Silesian", "taq": "Tamasheq", "tpi": "Tok Pisin", "tum": "Tumbuka",
-    "tzm": "Central Atlas Tamazight", "umb": "Umbundu", "vec": "Venetian", "war": "Waray", "wuu": "Wu Chinese",
-    "yue": "Cantonese",
-}  # fmt: skip
+from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.metrics.language_codes import LANGUAGE_NAMES, parse_language_code
 
 _SCRIPTS = {
     "Arab": "Arabic script", "Cyrl": "Cyrillic", "Deva": "Devanagari", "Grek": "Greek script", "Hans": "Simplified",
@@ -74,9 +26,6 @@ _REGIONS = {
     "SA": "Saudi Arabia", "SG": "Singapore", "TW": "Taiwan", "UA": "Ukraine", "US": "United States",
     "ZA": "South Africa", "419": "Latin America",
 }  # fmt: skip
-# language, script, region and variants, joined by - (BCP 47) or _ (FLORES, POSIX)
-_VARIANT = r"[A-Za-z0-9]{5,8}|\d[A-Za-z0-9]{3}"
-_CODE = re.compile(rf"([A-Za-z]{{1,3}})(?:[-_]([A-Za-z]{{4}}))?(?:[-_]([A-Za-z]{{2}}|\d{{3}}))?(?:[-_](?:{_VARIANT}))*")
 
 
 def language_name(code: str, where: str, given: Mapping[str, str] | None = None) -> str:
@@ -85,18 +34,14 @@ def language_name(code: str, where: str, given: Mapping[str, str] | None = None)
     given: names that the config gives, by code. Raises ConfigError, naming the field `where`, if `code` has not the
     form of a language code, or its name is neither known nor given.
     """
-    parsed = _CODE.fullmatch(code)
-    if parsed is None:
-        near = closest(code, LANGUAGE_NAMES)
-        fix = f"; did you mean {near!r}?" if near else "; give one such as de, deu_Latn or pt-BR"
-        raise ConfigError(f"{where} = {code!r} is not a language code{fix}")
+    try:
+        parsed = parse_language_code(code)
+    except DataError as error:
+        raise ConfigError(f"{where} = {error}") from None
     if given and code in given:
         return given[code]
-    language, script, region = parsed.groups(default="")
-    if len(language) > 1:
-        language = TWO_LETTER_CODES.get(language.lower(), language.lower())
-    known = [LANGUAGE_NAMES.get(language) or _THREE_LETTERS.get(language), _script_name(language, script.title())]
-    known.append(_REGIONS.get(region.upper()) if region else "")
+    known = [LANGUAGE_NAMES.get(parsed.language), _script_name(parsed.language, parsed.script)]
+    known.append(_REGIONS.get(parsed.region) if parsed.region else "")
     if None in known:
         raise ConfigError(
             f"{where} = {code!r} is a language without a known English name; give it, as template.languages = "

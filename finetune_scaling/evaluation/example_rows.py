@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location, write_atomically
-from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.metrics.languages import language_of
 from finetune_scaling.strict_json import format_json
 from finetune_scaling.text_lines import BYTE_ORDER_MARK, parse_json_line
 
@@ -108,9 +108,10 @@ def decoded_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], lan
     every = [row for row in rows if "hypothesis" in row]
     if not language:
         return every
-    decoded = [row for row in every if base_language(row.get("target_language", language)) == base_language(language)]
+    decoded = [row for row in every if language_of(row.get("target_language", language)) == language_of(language)]
     if len(decoded) < len(every):
-        others = ", ".join(sorted({row["target_language"] for row in every if "target_language" in row} - {language}))
+        codes = {row["target_language"] for row in every if "target_language" in row}
+        others = ", ".join(sorted(code for code in codes if language_of(code) != language_of(language)))
         if not decoded:
             raise DataError(f"{path}: no row has target language {language!r}; give one of {others}")
         log.info("%s: %d rows; rows in other languages (%s) are skipped", path, len(decoded), others)

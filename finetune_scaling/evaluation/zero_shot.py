@@ -11,7 +11,7 @@ from finetune_scaling.data.examples import Part
 from finetune_scaling.data.sources import FilesSource, GrammarSource
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.metrics.languages import language_of
 
 _ARTIFICIAL_LANGUAGES = ("C", "B", "A")
 _FIX = "set the evaluator's task: evaluators.zero_shot.task"
@@ -65,7 +65,7 @@ def _flores(task: Task, parts: list[Part], target: str) -> Task:
     tests = {
         name: test
         for name, test in flores.test.items()
-        if _languages(test[0])[1] == base_language(target) and _languages(test[0]) not in trained
+        if _languages(test[0])[1] == language_of(target) and _languages(test[0]) not in trained
     }
     if not tests:
         raise ConfigError(f"the task flores200 has no directions into {target!r}; {_FIX}")
@@ -74,4 +74,4 @@ def _flores(task: Task, parts: list[Part], target: str) -> Task:
 
 def _languages(part: Part) -> tuple[str, str]:
     """Return source and target language, the same for de and deu_Latn."""
-    return base_language(part.source_language), base_language(part.target_language)
+    return language_of(part.source_language), language_of(part.target_language)

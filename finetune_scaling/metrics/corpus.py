@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.metrics.languages import language_of
 from finetune_scaling.paths import user_path
 from finetune_scaling.text_lines import check_start, is_blank
 
@@ -55,7 +55,7 @@ class Corpus:
                 raise DataError(f"references[{index}] has only empty references; give one, or remove the segment")
         present = [[*filter(_is_given, references)] for references in self.references]
         object.__setattr__(self, "references", present)
-        base_language(self.language)
+        language_of(self.language)
 
     @property
     def reference_count(self) -> str:

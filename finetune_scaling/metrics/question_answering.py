@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.metrics.languages import tokenizer_language
 from finetune_scaling.metrics.metric import SegmentMetric
 from finetune_scaling.metrics.rouge import unicode_tokenizer
 
@@ -60,10 +60,10 @@ def _f1(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def _tokenizer(language: str) -> Callable[[str], list[str]]:
-    return squad_tokens if base_language(language) == "en" else unicode_tokenizer(language).tokenize
+    return squad_tokens if tokenizer_language(language) == "en" else unicode_tokenizer(language).tokenize
 
 
 def _signature(corpus: Corpus) -> str:
-    english = base_language(corpus.language) == "en"
+    english = tokenizer_language(corpus.language) == "en"
     tokens = "norm:squad|tok:spaces" if english else unicode_tokenizer(corpus.language).signature
     return f"nrefs:{corpus.reference_count}|case:lc|{tokens}|score:mean-x100"

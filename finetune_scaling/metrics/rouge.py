@@ -20,7 +20,7 @@ from rouge_score import rouge_scorer, tokenizers
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
+from finetune_scaling.metrics.languages import WRITTEN_WITHOUT_SPACES, check_tokenizer, tokenizer_language
 from finetune_scaling.metrics.metric import SegmentMetric
 
 ROUGE_METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -90,7 +90,7 @@ def rouge_tokenizer(language: str, stemming: bool | None = None) -> tokenizers.T
 
     Raises ConfigError if stemming is requested for a language without a stemmer.
     """
-    base = base_language(language)
+    base = tokenizer_language(language)
     if stemming and base not in _STEMMED:
         raise ConfigError(f"no stemmer is available for language {language!r}, only for {_STEMMED}; omit -stem")
     if base == "en":
@@ -103,7 +103,7 @@ def rouge_tokenizer(language: str, stemming: bool | None = None) -> tokenizers.T
 def unicode_tokenizer(language: str) -> UnicodeWords:
     """Return the unstemmed tokenizer of a language. Raises the error of `check_tokenizer`."""
     check_tokenizer("rouge and f1", language)
-    return IdeogramsAndWords() if base_language(language) in WRITTEN_WITHOUT_SPACES else UnicodeWords()
+    return IdeogramsAndWords() if tokenizer_language(language) in WRITTEN_WITHOUT_SPACES else UnicodeWords()
 
 
 class RougeLsum(SegmentMetric):

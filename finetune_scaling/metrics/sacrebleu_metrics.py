@@ -16,7 +16,7 @@ from sacrebleu.metrics.base import Metric as SacrebleuScorer
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.languages import WRITTEN_WITHOUT_SPACES, base_language, check_tokenizer
+from finetune_scaling.metrics.languages import WRITTEN_WITHOUT_SPACES, check_tokenizer, tokenizer_language
 from finetune_scaling.metrics.metric import Metric
 
 BLEU_TOKENIZERS = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none")
@@ -44,7 +44,7 @@ def streams(corpus: Corpus) -> list[list[str]]:
 
 def bleu_tokenizer(language: str) -> str:
     """Return sacrebleu's tokenizer for a language: zh, ja-mecab or ko-mecab (char without MeCab), otherwise 13a."""
-    base = base_language(language)
+    base = tokenizer_language(language)
     if base == "zh":
         return "zh"
     if base in _MECAB:
@@ -87,7 +87,7 @@ def _ter(language: str) -> SacrebleuScorer:
     check_tokenizer("ter", language)
     # Without asian_support a Chinese sentence is one word, so a single wrong character gives a TER of 100;
     # sacrebleu applies it only together with `normalized`.
-    asian = base_language(language) in WRITTEN_WITHOUT_SPACES
+    asian = tokenizer_language(language) in WRITTEN_WITHOUT_SPACES
     return TER(normalized=asian, asian_support=asian)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_scaling.data.language_names import language_name
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.metrics.languages import base_language
+from finetune_scaling.metrics.languages import tokenizer_language
 from finetune_scaling.metrics.registry import default_metrics, score
 from finetune_scaling.metrics.rouge import IdeogramsAndWords, rouge_tokenizer
 
@@ -40,6 +40,9 @@ FLORES = re.findall(
         ("arb_Arab", "Arabic"),
         ("arb_Latn", "Arabic (Latin script)"),
         ("es-419", "Spanish (Latin America)"),
+        ("zh-yue", "Cantonese"),
+        ("zh-cmn-Hans-CN", "Chinese (Simplified, China)"),
+        ("de-u-co-phonebk", "German"),
         ("A", "A"),
     ],
 )
@@ -59,6 +62,7 @@ def test_codes_of_flores_have_distinct_names() -> None:
         ("", "is not a language code"),
         ("de/x", "is not a language code"),
         ("xx", r"template.languages = \{'xx': 'its name'\}"),
+        ("x-klingon", "without a known English name"),
         ("tlh_Latn", "without a known English name"),
         ("de-ZZ", "without a known English name"),
         ("zh-Xxxx", "without a known English name"),
@@ -73,16 +77,17 @@ def test_a_given_name_replaces_a_known_one() -> None:
     given = {"tlh_Latn": "Klingon", "de": "Deutsch"}
     assert language_name("tlh_Latn", "here", given) == "Klingon"
     assert language_name("de", "here", given) == "Deutsch"
+    assert language_name("x-klingon", "here", {"x-klingon": "Klingon"}) == "Klingon"
     with pytest.raises(ConfigError, match="not a language code"):
         language_name("not a code", "here", {"not a code": "x"})
 
 
 def test_metrics_follow_the_language_and_not_its_form() -> None:
-    assert {base_language(code) for code in ("zh", "zho_Hans", "zh-Hant-HK", "yue_Hant", "ZH_cn")} == {"zh"}
-    assert {base_language(code) for code in ("de", "deu_Latn", "de-AT")} == {"de"}
+    assert {tokenizer_language(code) for code in ("zh", "zho_Hans", "zh-Hant-HK", "yue_Hant", "ZH_cn")} == {"zh"}
+    assert {tokenizer_language(code) for code in ("de", "deu_Latn", "de-AT")} == {"de"}
     assert isinstance(rouge_tokenizer("jpn_Jpan"), IdeogramsAndWords)
     for code in ("zh-Latn", "nan_Latn", "ja-Latn-hepburn"):  # romanized: words with spaces
         assert not isinstance(rouge_tokenizer(code), IdeogramsAndWords)
         assert score(["ni hao"], [["ni hao"]], code, metrics=["bleu-none", "rouge1", "ter"])["rouge1"]["score"] == 100
     assert default_metrics("tha_Thai") == default_metrics("th") == ("bleu-char", "chrf")
-    assert all(base_language(code) for code in FLORES)
+    assert all(tokenizer_language(code) for code in FLORES)

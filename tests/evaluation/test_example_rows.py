@@ -19,7 +19,7 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def test_decoded_examples_have_the_language_of_their_row_or_the_given_one(tmp_path):
+def test_decoded_examples_have_the_language_of_their_row_or_the_given_one(tmp_path, caplog):
     decoded = {"hypothesis": "h"}
     path = write(tmp_path / "rows", row(target_language="de", **decoded), row(), row(target_language="zh", **decoded))
     examples, texts = decoded_examples(path, read_rows(path), "")
@@ -30,6 +30,11 @@ def test_decoded_examples_have_the_language_of_their_row_or_the_given_one(tmp_pa
     assert decoded_examples(path, read_rows(path), "fr")[0][0]["target_language"] == "fr"
     path = write(tmp_path / "code", row(target_language="zho_Hans", **decoded))
     assert decoded_examples(path, read_rows(path), "zh")[0][0]["target_language"] == "zho_Hans"
+    codes = ("zho_Hans", "yue_Hant", "zh-Latn", "de")
+    path = write(tmp_path / "several", *[row(target_language=code, **decoded) for code in codes])
+    with caplog.at_level("INFO"):
+        assert [one["target_language"] for one in decoded_examples(path, read_rows(path), "zh")[0]] == ["zho_Hans"]
+    assert "other languages (de, yue_Hant, zh-Latn)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,8 @@ def test_zero_shot_compares_languages_and_not_the_form_of_their_codes():
     part = {"source": {"kind": "files", "path": "x"}, "source_field": "a", "target_field": "b"}
     task = {"name": "own", "kind": "translation", "train": [{**part, **languages("fra_Latn", "deu_Latn")}]}
     assert list(zero_shot_task(load_task(task)).test) == ["zh-de", "hi-de", "tr-de", "pl-de"]
+    cantonese = {**task, "train": [{**part, **languages("yue_Hant", "de")}]}
+    assert "zh-de" in zero_shot_task(load_task(cantonese)).test
 
 
 def languages(source: str, target: str) -> dict[str, str]:

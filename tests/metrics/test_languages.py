@@ -1,10 +1,10 @@
-"""Language codes in their usual spellings."""
+"""Language codes in their usual forms."""
 
 import pytest
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.languages import WITHOUT_TOKENIZER, base_language
+from finetune_scaling.metrics.languages import WITHOUT_TOKENIZER, language_of, tokenizer_language
 from finetune_scaling.metrics.registry import METRICS, score
 
 
@@ -16,18 +16,43 @@ from finetune_scaling.metrics.registry import METRICS, score
         ("ZH-Hans", "zh"),
         ("zho_Hans", "zh"),
         ("deu_Latn", "de"),
-        ("A", "a"),
-        ("yue_Hant", "zh"),
+        ("A", "A"),
+        ("zh-cmn-Hans-CN", "zh"),
+        ("yue_Hant", "yue"),
+        ("zh-yue", "yue"),
+        ("ZH-Min-NAN", "nan"),
+        ("zh-Latn-pinyin", "zh-Latn"),
+        ("de-CH-1996", "de"),
+        ("sl-rozaj-biske-1994", "sl"),
+        ("de-u-co-phonebk", "de"),
+        ("en-a-bbb-x-a-ccc", "en"),
+        ("X-Klingon", "x-klingon"),
     ],
 )
-def test_spellings_of_a_code(code, language):
-    assert base_language(code) == language
+def test_forms_of_a_code(code, language):
+    """Codes of FLORES-200 and examples of RFC 5646, appendix A."""
+    assert language_of(code) == language
 
 
-@pytest.mark.parametrize("name", ["German", "", "中文", "_de"])
-def test_language_names_are_not_codes(name):
+@pytest.mark.parametrize("name", ["German", "", "中文", "_de", "en_!!", "de-", "de\n", "ar-a", "de-419-DE", "\u212ao"])
+def test_other_texts_are_not_codes(name):
     with pytest.raises(DataError, match="is not a language code"):
-        base_language(name)
+        language_of(name)
+
+
+@pytest.mark.parametrize(
+    ("code", "language"),
+    [
+        ("yue_Hant", "zh"),
+        ("wuu", "zh"),
+        ("lzh_Hani", "zh"),
+        ("nan", "zh"),
+        ("zh-yue-HK", "zh"),
+        ("nan_Latn", "nan-Latn"),
+    ],
+)
+def test_languages_in_chinese_characters_share_tokenizers(code, language):
+    assert tokenizer_language(code) == language
 
 
 @pytest.mark.parametrize("language", [*WITHOUT_TOKENIZER, "tha_Thai", "shn_Mymr"])
