@@ -24,7 +24,7 @@ Text = Annotated[str, ESCAPES]  # a field of text, in which the command line wri
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenBlock:
-    """Annotation of a mapping whose fields another module reads; it tells the command line their names and types.
+    """Annotation of a mapping whose fields another module reads; overrides look up their names and types in it.
 
     fields_of: returns the dataclass, or the union of dataclasses, of a block. further: types of its other fields.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune_scaling.data.encoders.interface import ExampleEncoder
 from finetune_scaling.data.encoders.make import make_encoder
-from finetune_scaling.data.encoders.special_tokens import spelled_special_tokens, warn_of_spelled_tokens
+from finetune_scaling.data.encoders.special_tokens import count_special_tokens, warn_of_special_tokens
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
@@ -141,7 +141,7 @@ def encode_examples(
     if len(examples) == 0:
         raise DataError("there are no examples; check the task's files and split")
     encoder = make_encoder(tokenizer, template)
-    spelled: Counter[str] = Counter()
+    found_tokens: Counter[str] = Counter()
     truncated_sources = truncated_targets = 0
     has_eos: list[bool] = []
     inputs, targets = [], []
@@ -152,16 +152,16 @@ def encode_examples(
         inputs.append(RaggedArray.from_lists(block_inputs))
         targets.append(RaggedArray.from_lists(ids[: sequence_format.max_target_tokens] for ids in block_targets))
         has_eos.extend(fits)
-        spelled.update(spelled_special_tokens(tokenizer, [f"{one['source']}\0{one['target']}" for one in block]))
+        found_tokens.update(count_special_tokens(tokenizer, [f"{one['source']}\0{one['target']}" for one in block]))
         truncated_sources += block_truncated
         truncated_targets += fits.count(False)
     encoded = EncodedExamples(
         _concatenate(inputs), _concatenate(targets), np.array(has_eos), encoder.special_tokens, statistics={}
     )
     statistics = _example_statistics(encoded, truncated_sources, truncated_targets)
-    if spelled:
-        statistics["special_tokens"] = dict(spelled.most_common())
-        warn_of_spelled_tokens(
+    if found_tokens:
+        statistics["special_tokens"] = dict(found_tokens.most_common())
+        warn_of_special_tokens(
             statistics["special_tokens"], f"{len(examples):,} examples", encoder.effect_of_special_tokens
         )
     return encoded._replace(statistics=statistics)
@@ -178,26 +178,26 @@ def encode_prompts(
     bos = encoder.special_tokens.bos_id
     prefix = [] if bos is None else [bos]
     prompts: list[list[int]] = []
-    spelled: Counter[str] = Counter()
+    found_tokens: Counter[str] = Counter()
     for block in _blocks(examples[i] for i in range(len(examples))):
-        spelled.update(spelled_special_tokens(tokenizer, [one["source"] for one in block]))
+        found_tokens.update(count_special_tokens(tokenizer, [one["source"] for one in block]))
         prompts.extend([*prefix, *ids] for ids in _encode_inputs(block, encoder, sequence_format)[0])
     if [] in prompts:
         raise DataError(
             f"example {prompts.index([])}: the prompt is empty, because the input is and the tokenizer adds no bos; "
             "remove the example, or add text to the task's template"
         )
-    if spelled:
-        warn_of_spelled_tokens(
-            dict(spelled.most_common()), f"{len(examples):,} prompts", encoder.effect_of_special_tokens
+    if found_tokens:
+        warn_of_special_tokens(
+            dict(found_tokens.most_common()), f"{len(examples):,} prompts", encoder.effect_of_special_tokens
         )
     return prompts
 
 
 def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: int) -> EncodedDocuments:
     """Encode texts and split them into chunks of at most `chunk_tokens` ids. Raises DataError if all are empty."""
-    spelled: Counter[str] = Counter()
-    encoded = encode_texts(_counted((texts[i] for i in range(len(texts))), tokenizer, spelled), tokenizer)
+    found_tokens: Counter[str] = Counter()
+    encoded = encode_texts(_counted((texts[i] for i in range(len(texts))), tokenizer, found_tokens), tokenizer)
     documents = int(np.count_nonzero(encoded.lengths))
     if not documents:
         raise DataError("no text to pretrain on: every text is empty; check the source's text field")
@@ -209,17 +209,17 @@ def encode_documents(texts: Sequence[str], tokenizer: Tokenizer, chunk_tokens: i
         "text_tokens": len(chunks.values),
         "chunk_tokens": quantiles(chunks.lengths),
     }
-    if spelled:
-        counts = dict(spelled.most_common())
-        warn_of_spelled_tokens(counts, f"{len(texts):,} documents", ExampleEncoder.effect_of_special_tokens)
+    if found_tokens:
+        counts = dict(found_tokens.most_common())
+        warn_of_special_tokens(counts, f"{len(texts):,} documents", ExampleEncoder.effect_of_special_tokens)
         statistics["special_tokens"] = counts
     return EncodedDocuments(chunks, is_last, statistics)
 
 
-def _counted(texts: Iterable[str], tokenizer: Tokenizer, spelled: Counter[str]) -> Iterator[str]:
-    """Yield the texts; count those that spell each special token in `spelled`."""
+def _counted(texts: Iterable[str], tokenizer: Tokenizer, found_tokens: Counter[str]) -> Iterator[str]:
+    """Yield the texts; count those that contain each special token in `found_tokens`."""
     for text in texts:
-        spelled.update(spelled_special_tokens(tokenizer, [text]))
+        found_tokens.update(count_special_tokens(tokenizer, [text]))
         yield text
 
 

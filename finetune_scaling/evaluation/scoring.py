@@ -151,8 +151,9 @@ def limit_warning(summary: Mapping[str, Any], limit: int) -> str:
     """Return a sentence on the generated texts that were cut off at `limit` tokens; empty if there are none."""
     if not summary["at_limit"]:
         return ""
+    limited, count = summary["at_limit"], summary["generated"]
     return (
-        f"{summary['at_limit']} of {summary['generated']} hypotheses reached the length limit of {limit} tokens before "
+        f"{limited} of {count} hypotheses ({limited / count:.0%}) reached the length limit of {limit} tokens before "
         "they ended, so their scores are those of cut texts; raise the task's max_target_tokens or "
         "decoding.max_new_tokens if the references are as long"
     )

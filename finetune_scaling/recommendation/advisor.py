@@ -119,7 +119,7 @@ def _reasons(
             yield "no candidate's law could be fitted"
         return
     for own in preferred.predictors.values():
-        yield from own.doubts
+        yield from own.limitations
     decision = preferred.decision
     for estimate in filter(None, (decision.chosen, decision.runner_up)):
         own = preferred.predictors[estimate.candidate.method]
@@ -145,7 +145,7 @@ def _why_not_fitted(found: CandidateSet, method: str, skipped: Sequence[SkippedF
 
 
 def _why_imprecise(own: LossPredictor, estimate: CandidateEstimate) -> Iterator[str]:
-    if own.doubts:  # which are reasons of their own
+    if own.limitations:  # which are reasons of their own
         return
     low, high = estimate.interval.low, estimate.interval.high
     if low is None or high is None or (high - low) / 2 > MAX_LOG_RMSE * estimate.loss:

@@ -1,6 +1,6 @@
 """Predicted loss over dataset size alone: the single law at every measured model size and PET size.
 
-It stands in for the joint law of a method whose points do not determine one, such as a study of one model.
+It is used for a method whose points do not determine a joint law, such as a study of one model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class CurvePredictor(LossPredictor):
     curves: Mapping[Key, CurveFit]
 
     @property
-    def doubts(self) -> Sequence[str]:
+    def limitations(self) -> Sequence[str]:
         """Why the curves do not suffice: they do not fit, or they have no more points than parameters."""
         if any(not fit.fits_well for fit in self.curves.values()):
             worst = max(fit.log_rmse for fit in self.curves.values())

@@ -58,7 +58,7 @@ class LossPredictor(ABC):
 
     @property
     @abstractmethod
-    def doubts(self) -> Sequence[str]:
+    def limitations(self) -> Sequence[str]:
         """Why its predictions do not suffice for a choice, wherever they are made."""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class JointPredictor(LossPredictor):
     fit: JointFit
 
     @property
-    def doubts(self) -> Sequence[str]:
+    def limitations(self) -> Sequence[str]:
         """Why the law describes none of its points."""
         lack = f"the {self.law} law does not fit {self.method} (relative error {self.fit.log_rmse:.0%})"
         return () if self.fit.fits_well else (lack,)

@@ -24,7 +24,7 @@ def more_data_line(joint: JointFits, task: str) -> str:
     found = {row.multiple: row for row in answer.more_data or () if row.candidate == answer.chosen}
     if (
         answer.preferred is None
-        or answer.preferred.predictors[answer.preferred.decision.chosen.candidate.method].doubts
+        or answer.preferred.predictors[answer.preferred.decision.chosen.candidate.method].limitations
     ):
         return ""
     twice, tenfold = (format_estimate(found[m].reduction, found[m].reduction_interval) for m in (2, 10))

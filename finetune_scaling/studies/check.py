@@ -101,7 +101,7 @@ def _existing_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> str | 
 
 
 def _check_sizes(study: StudyConfig, needed: Sequence[Base]) -> None:
-    """Raise ConfigError if two sizes of a family have equally many parameters, which tables could not tell apart."""
+    """Raise ConfigError if two sizes of a family have equally many parameters, by which tables identify models."""
     for kind in {"total", study.size}:
         found: dict[tuple[str, int], str] = {}
         for base in needed:

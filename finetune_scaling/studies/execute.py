@@ -42,7 +42,9 @@ from finetune_scaling.training.compilations import compiled_programs
 
 log = logging.getLogger(__name__)
 
-_REPEATABLE = tuple(kind.__name__ for kind in (ConfigError, DataError, TrainingError))  # the same run fails alike
+_DETERMINISTIC_ERRORS = tuple(
+    kind.__name__ for kind in (ConfigError, DataError, TrainingError)
+)  # the same run fails alike
 
 
 @dataclasses.dataclass
@@ -123,7 +125,7 @@ def pending_runs(
 def _is_pending(directory: Path, retry_failed: bool) -> bool:
     state = run_state(directory)
     if state == "failed" and not retry_failed:
-        return read_json(directory / FAILURE)["kind"] not in _REPEATABLE
+        return read_json(directory / FAILURE)["kind"] not in _DETERMINISTIC_ERRORS
     return state != "done"
 
 

@@ -87,18 +87,18 @@ def test_special_tokens_of_the_data_are_counted(chat, caplog):
 def test_special_tokens_in_a_template_are_refused(chat, tokenizer):
     name, theirs, _ = chat
     for pattern in ("{source}</s>", "<s>{source}:"):
-        with pytest.raises(ConfigError, match=r"template.input spells the special token '</?s>'.*'chat'"):
+        with pytest.raises(ConfigError, match=r"template.input contains the special token '</?s>'.*'chat'"):
             make_encoder(theirs, Template(pattern))
-    with pytest.raises(ConfigError, match=r"template.target spells the special token"):
+    with pytest.raises(ConfigError, match=r"template.target contains the special token"):
         make_encoder(theirs, ChatTemplate(target="{target}" + END.get(name, "</s>"), variables=VARIABLES.get(name, {})))
     for field in ("system", "input"):
         with pytest.raises(ConfigError, match=rf"template.{field} spells .* would be this token within a message"):
             make_encoder(theirs, ChatTemplate(**{field: "</s>" + "{source}" * (field == "input")}))
     named = {"languages": {"de": "German</s>"}}
     for template in (Template("{source}", **named), ChatTemplate(**named)):
-        with pytest.raises(ConfigError, match=r"template.languages\['de'\] spells the special token '</s>'"):
+        with pytest.raises(ConfigError, match=r"template.languages\['de'\] contains the special token '</s>'"):
             make_encoder(theirs, template)
-    with pytest.raises(ConfigError, match=r"template.target spells the special token '</s>'"):
+    with pytest.raises(ConfigError, match=r"template.target contains the special token '</s>'"):
         make_encoder(tokenizer, Template("{source}", "{target}</s>"))
 
 
@@ -112,10 +112,10 @@ def test_other_special_tokens_in_a_template_are_text(other, tokenizer, caplog):
 def test_special_tokens_of_prompts_and_documents_are_counted(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         encode_prompts([example("<|im_start|>user", "b")], tokenizer, Template("{source} ="), LONG)
-    assert "1 prompts: texts spell special tokens (<|im_start|> in 1)" in caplog.text
+    assert "1 prompts: texts contain special tokens (<|im_start|> in 1)" in caplog.text
     encoded = encode_documents(["a</s>", "a", "</s> </s>"], tokenizer, 10)
     assert encoded.statistics["special_tokens"] == {"</s>": 2}
-    assert "3 documents: texts spell special tokens (</s> in 2)" in caplog.text
+    assert "3 documents: texts contain special tokens (</s> in 2)" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt"])

@@ -15,7 +15,7 @@ from finetune_scaling.laws.fitting.csv_fit import fit_csv
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.points.bases import read_bases
-from finetune_scaling.laws.points.number_syntax import read_number, read_whole
+from finetune_scaling.laws.points.number_syntax import read_integer, read_number
 from finetune_scaling.laws.points.table import PointsTable, read_points
 from finetune_scaling.laws.points.text import has_control_characters, printable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
@@ -105,12 +105,12 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, column
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "0.5"}, "column 'seed' is 0.5: give a whole number"),
+        ({"seed": "0.5"}, "column 'seed' is 0.5: give an integer"),
         ({"seed": "a"}, "column 'seed' is a: give a finite number"),
-        ({"seed": "9223372036854775808"}, "give a whole number of at most 64 bits"),
-        ({"seed": "1" + "0" * 40}, "give a whole number of at most 64 bits"),
-        ({"seed": "1e17"}, "give a whole number"),
-        ({"x": "9007199254740993"}, "no float holds this whole number exactly"),
+        ({"seed": "9223372036854775808"}, "give an integer of at most 64 bits"),
+        ({"seed": "1" + "0" * 40}, "give an integer of at most 64 bits"),
+        ({"seed": "1e17"}, "give an integer"),
+        ({"x": "9007199254740993"}, "no float holds this integer exactly"),
         ({"held_out": "2"}, "give 0 or 1"),
         ({"task": "a\x00b"}, r"is a\x00b: names have no control characters"),
         ({"task": "a\ud800"}, ": a text has a lone surrogate"),
@@ -272,7 +272,7 @@ def test_bases_and_the_fit_of_one_law_use_the_same_reader(tmp_path: Path) -> Non
 def test_every_finite_number_is_read_back(number: float) -> None:
     assert read_number(repr(number)) == number
     if isinstance(number, int) or (number.is_integer() and abs(number) <= 2**53):
-        assert read_whole(repr(number)) == number
+        assert read_integer(repr(number)) == number
 
 
 @given(st.text())

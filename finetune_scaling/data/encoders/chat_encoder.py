@@ -18,11 +18,11 @@ from finetune_scaling.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-_QUESTION, _ANSWER, _SYSTEM = "question4711", "answer4711", "system4711"
+_USER_MARKER, _ASSISTANT_MARKER, _SYSTEM_MARKER = "question4711", "answer4711", "system4711"
 _WITHOUT_CHAT = "use a text template: task.template.input"
 
 
-class Ending(NamedTuple):
+class MessageEnd(NamedTuple):
     """What a chat template writes after the assistant's text: all of it, the part before the end token, the token."""
 
     text: str
@@ -68,20 +68,21 @@ class ChatEncoder(ExampleEncoder):
         ]
 
     def target_texts(self, examples: Sequence[Mapping[str, Any]]) -> list[str]:
-        return [self._answer(example) for example in examples]
+        return [self._target_text(example) for example in examples]
 
     def _prompt(self, example: Mapping[str, Any]) -> str:
         return self._render(self._template.messages(example), add_generation_prompt=True)
 
-    def _answer(self, example: Mapping[str, Any]) -> str:
+    def _target_text(self, example: Mapping[str, Any]) -> str:
         """Return what the assistant's message adds to the prompt, up to the end token."""
         answer = {"role": "assistant", "content": self._template.render(example)[1]}
         text = self._render([*self._template.messages(example), answer], add_generation_prompt=False)
         prompt, end = self._prompt(example), self._ending.text
         if not (text.startswith(prompt) and text.endswith(end)):
             raise DataError(
-                f"{self._format.where}: the chat template writes the example with source {example['source'][:60]!r} "
-                "otherwise than its prompt; remove the example, or use a text template: task.template.input"
+                f"{self._format.where}: the conversation of the example with source {example['source'][:60]!r} "
+                "does not begin with its prompt or end as others do; remove the example, or use a text template: "
+                "task.template.input"
             )
         return text[len(prompt) : len(text) - len(end)] + self._ending.before
 
@@ -92,28 +93,30 @@ class ChatEncoder(ExampleEncoder):
     def _render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
         return self._format.render(messages, self._template.variables, add_generation_prompt=add_generation_prompt)
 
-    def _assistant_message(self) -> tuple[str, Ending]:
+    def _assistant_message(self) -> tuple[str, MessageEnd]:
         """Return what the template writes before and after the assistant's text.
 
         Raises ConfigError if the prompt is not the beginning of the conversation, a message is missing in it, or the
         assistant's text is not alone in its message.
         """
-        system = [{"role": "system", "content": _SYSTEM}] if self._template.system else []
-        messages = [*system, {"role": "user", "content": _QUESTION}]
+        system = [{"role": "system", "content": _SYSTEM_MARKER}] if self._template.system else []
+        messages = [*system, {"role": "user", "content": _USER_MARKER}]
         prompt = self._render(messages, add_generation_prompt=True)
-        text = self._render([*messages, {"role": "assistant", "content": _ANSWER}], add_generation_prompt=False)
+        text = self._render(
+            [*messages, {"role": "assistant", "content": _ASSISTANT_MARKER}], add_generation_prompt=False
+        )
         where = self._format.where
         if missing := [message["role"] for message in messages if message["content"] not in prompt]:
             raise ConfigError(
                 f"{where}: the chat template leaves out the message of the {missing[0]}. Fix: {_WITHOUT_CHAT}"
             )
         added = text.removeprefix(prompt)
-        if added == text or _ANSWER not in added:
+        if added == text or _ASSISTANT_MARKER not in added:
             raise ConfigError(
                 f"{where}: the chat template does not write the assistant's message after the prompt that "
                 f"add_generation_prompt writes. Fix: {_WITHOUT_CHAT}"
             )
-        before, _, after = added.partition(_ANSWER)
+        before, _, after = added.partition(_ASSISTANT_MARKER)
         if before.strip():
             raise ConfigError(
                 f"{where}: the chat template begins the assistant's message with {before!r}, which would be a part of "
@@ -127,18 +130,18 @@ class ChatEncoder(ExampleEncoder):
             )
         return before, self._ending_of(after)
 
-    def _ending_of(self, text: str) -> Ending:
+    def _ending_of(self, text: str) -> MessageEnd:
         """Find the first special token after the assistant's text; without any text there, use the tokenizer's eos."""
         tokens = self.tokenizer.special_token_ids
-        places = {text.find(token): token for token in sorted(tokens, key=len) if token in text}
-        if places:
-            place = min(places)
-            ending = Ending(text, text[:place], places[place], tokens[places[place]])
+        starts = {text.find(token): token for token in sorted(tokens, key=len) if token in text}
+        if starts:
+            start = min(starts)
+            ending = MessageEnd(text, text[:start], starts[start], tokens[starts[start]])
         else:
             eos_id = self.tokenizer.eos_id
             eos = next((token for token, token_id in tokens.items() if token_id == eos_id), "")
-            ending = Ending(text, "", eos, eos_id)
-        if ending.before.strip() or not ending.token or (not places and text.strip()):
+            ending = MessageEnd(text, "", eos, eos_id)
+        if ending.before.strip() or not ending.token or (not starts and text.strip()):
             raise ConfigError(
                 f"{self._format.where}: the chat template ends the assistant's message with {text!r}, which has no "
                 f"special token of the tokenizer. Fix: {_WITHOUT_CHAT}"

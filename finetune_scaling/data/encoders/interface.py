@@ -16,7 +16,7 @@ class ExampleEncoder(abc.ABC):
         special_tokens: The ids in front of a sequence and after a target.
         identity: What changes the ids, in addition to the tokenizer and the patterns of the template; "" for nothing.
         beginning: The text that every target begins with.
-        effect_of_special_tokens: What special tokens are that a text of the data spells.
+        effect_of_special_tokens: What special tokens are in a text of the data.
     """
 
     tokenizer: Tokenizer

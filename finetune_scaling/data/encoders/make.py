@@ -11,7 +11,7 @@ from finetune_scaling.data.tokenizers.interface import Tokenizer
 def make_encoder(tokenizer: Tokenizer, template: Template) -> ExampleEncoder:
     """Return the encoder of a tokenizer and a template.
 
-    Raises ConfigError if the template spells special tokens, or is the chat template of a model that has none.
+    Raises ConfigError if the template contains special tokens, or is the chat template of a model that has none.
     """
     if isinstance(template, ChatTemplate):
         return ChatEncoder(tokenizer, template)

@@ -1,4 +1,4 @@
-"""Special tokens that are spelled in a template or in data, where they are plain text to a model."""
+"""Special tokens that a template or data contain, where they are plain text to a model."""
 
 import collections
 import functools
@@ -24,7 +24,7 @@ _SHOWN = 10  # tokens in a warning
 
 
 def check_patterns(tokenizer: Tokenizer, patterns: Mapping[str, str], *, in_chat: bool = False) -> None:
-    """Raise ConfigError if a pattern of a template, by its field, spells a special token of the tokenizer.
+    """Raise ConfigError if a pattern of a template, by its field, contains a special token of the tokenizer.
 
     in_chat: the patterns are those of messages in the model's own chat format, where they would be encoded as tokens.
     """
@@ -36,12 +36,12 @@ def check_patterns(tokenizer: Tokenizer, patterns: Mapping[str, str], *, in_chat
         if found is not None:
             if in_chat:
                 raise ConfigError(
-                    f"{name} spells the special token {found!r}, which would be this token within a message. Fix: "
+                    f"{name} contains the special token {found!r}, which would be this token within a message. Fix: "
                     "remove it, as the model's chat template writes its special tokens itself"
                 )
             chat = tokenizer.chat_format is not None
             raise ConfigError(
-                f"{name} spells the special token {found!r}, which would be plain text in the prompt. Fix: "
+                f"{name} contains the special token {found!r}, which would be plain text in the prompt. Fix: "
                 "remove it, as the tokens that begin and end a text are added to every example"
                 + ("; for the model's own chat format set task.template = 'chat'" if chat else "")
             )
@@ -56,23 +56,23 @@ def _warn_of_other_token(name: str, token: str) -> None:
     )
 
 
-def spelled_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int]:
-    """Return the number of texts that spell each special token, of this tokenizer or of widespread ones."""
+def count_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int]:
+    """Return the number of texts that contain each special token, of this tokenizer or of widespread ones."""
     expression = _expression(frozenset(tokenizer.special_token_ids) | frozenset(_WIDESPREAD), _FORMS)
     counts = collections.Counter(token for text in texts for token in set(expression.findall(text)))
     return dict(counts.most_common())
 
 
-def warn_of_spelled_tokens(counts: Mapping[str, int], texts: str, effect: str) -> None:
-    """Warn of special tokens that texts spell.
+def warn_of_special_tokens(counts: Mapping[str, int], texts: str, effect: str) -> None:
+    """Warn of special tokens that texts contain.
 
-    counts: the number of texts that spell each token. texts: what they are, such as "3 documents". effect: what such a
+    counts: the number of texts that contain each token. texts: what they are, such as "3 documents". effect: what such a
     token is to the model.
     """
     numbers = ", ".join(f"{token} in {count:,}" for token, count in itertools.islice(counts.items(), _SHOWN))
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     log.warning(
-        "%s: texts spell special tokens (%s%s), which are %s. The tokens that begin and end a text are added by "
+        "%s: texts contain special tokens (%s%s), which are %s. The tokens that begin and end a text are added by "
         "themselves: if they are left over from another format, remove them from the data",
         texts, numbers, more, effect,
     )  # fmt: skip

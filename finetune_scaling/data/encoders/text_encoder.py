@@ -40,7 +40,7 @@ class TextEncoder(ExampleEncoder):
 
     def inputs(self, examples: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         texts = [self._template.render(example)[0] for example in examples]
-        if not (self.tokenizer.joins_space_to_word and self._ends_in_space):
+        if not (self.tokenizer.moves_spaces_to_target and self._ends_in_space):
             return self.tokenizer.encode_batch(texts)
         # A run of line breaks at the end of a text may have other ids than before a word.
         word = self.tokenizer.continuation.encode(_WORD)
@@ -64,7 +64,7 @@ def _spaces_of_target(tokenizer: Tokenizer, end: str) -> str:
     end: the end of the input, the same for all examples. These are as few spaces as possible for which prompt and
     target have the ids of the text in one piece, whatever the target begins with; none if no number is right.
     """
-    if not tokenizer.joins_space_to_word:
+    if not tokenizer.moves_spaces_to_target:
         return ""
     trailing = len(end) - len(end.rstrip(" "))
     for count in range(trailing + 1):

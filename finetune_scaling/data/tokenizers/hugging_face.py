@@ -50,7 +50,7 @@ class HuggingFaceTokenizer(Tokenizer):
     embedding_rows: number of ids that the language model predicts, which may be more than the tokenizer has.
     """
 
-    joins_space_to_word = True
+    moves_spaces_to_target = True
 
     def __init__(
         self,

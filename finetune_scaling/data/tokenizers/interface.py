@@ -13,7 +13,7 @@ SPACE_SYMBOL = "\u2581"  # SentencePiece writes a space as this character
 
 
 class SpecialTokens(NamedTuple):
-    """The ids that objectives insert.
+    """The ids of the special tokens that sequences, targets and objectives use.
 
     bos_id: None where the model expects no token in front of a text. unk_id: None where the model has none.
     other_end_ids: ids that end a generated text as eos does, such as the end of a turn of a chat model.
@@ -37,14 +37,14 @@ class Tokenizer(abc.ABC):
 
     Two tokenizers are equal, with equal hashes, if their digests are.
     vocab_size: number of ids. digest: SHA-256 of everything that determines the ids. pad_id: padding, never read.
-    joins_space_to_word: Whether a target takes over the spaces at the end of its prompt where the tokenizer writes a
+    moves_spaces_to_target: Whether a target takes over the spaces at the end of its prompt where the tokenizer writes a
       word with the space before it as one token. Tokenizers of this project keep them in the prompt: their models were
       trained so.
     special_token_ids: The special tokens by their text. chat_format: The model's chat template, None if it has none.
     """
 
     pad_id = 0
-    joins_space_to_word = False
+    moves_spaces_to_target = False
     vocab_size: int
     digest: str
     special_tokens: SpecialTokens
@@ -76,7 +76,7 @@ class Tokenizer(abc.ABC):
         """Return `encode` of every text."""
 
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts in which special tokens are spelled, as a chat template does."""
+        """Return the ids of texts that contain special tokens, as a chat template writes them."""
         raise NotImplementedError  # only tokenizers with a chat format need it
 
     @abc.abstractmethod

@@ -63,7 +63,7 @@ class FastModel:
             raise encoding_error(texts, error) from error
 
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts that spell special tokens. Raises DataError if one is not valid Unicode."""
+        """Return the token ids of texts that contain special tokens. Raises DataError if one is not valid Unicode."""
         try:
             return [self._parsing_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         except (TypeError, UnicodeEncodeError) as error:

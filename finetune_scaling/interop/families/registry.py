@@ -60,7 +60,7 @@ def parse_config(fields: Mapping[str, Any], where: str) -> tuple[Family, ModelCo
 
 
 def _check_architectures(architectures: Any, where: str) -> None:
-    """Raise ConfigError for a model with another head than that of a language model."""
+    """Raise ConfigError for a model whose head is not that of a language model."""
     for name in architectures if isinstance(architectures, list) else ():
         if re.search(r"For(?!CausalLM|ConditionalGeneration)[A-Z]", str(name)):
             raise ConfigError(

@@ -21,7 +21,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5")
-_LFS = b"version https://git-lfs"  # begin of the text that stands in for a file that Git LFS did not fetch
+_LFS = b"version https://git-lfs"  # beginning of the pointer to a file that Git LFS did not fetch
 _LENGTH_BYTES = 8  # size of the field before the header that holds its length
 
 

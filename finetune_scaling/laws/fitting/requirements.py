@@ -49,14 +49,14 @@ def joint_grid(law: Law, rows: pd.DataFrame) -> JointGrid:
     factors = tuple(factor for factor in FACTORS if values.get(factor, 0) > 1)
     first = tuple(f for f in factors if f in FIRST_STAGE_FACTORS) or factors
     left_out = [
-        _lack(2, LEVELS[factor], own, "x")
+        _needs(2, LEVELS[factor], own, "x")
         for factor, own in rows.groupby("factor", sort=False)
         if factor not in factors
     ]
     if not factors:
         none = () if left_out else ("no setting varies the model size, the pretraining tokens or the PET size",)
         return JointGrid((), (), (), (*left_out, *none))
-    lacking = _lacking(law, rows[rows["factor"].isin(first)], first)
+    lacking = _needs_of_first_stage(law, rows[rows["factor"].isin(first)], first)
     return JointGrid(factors, first, tuple(left_out), tuple(lacking))
 
 
@@ -94,7 +94,7 @@ def why_no_curve(rows: pd.DataFrame) -> str:
     longest = max(curves, key=lambda own: own.loc[~own["held_out"], "finetune_examples"].nunique())
     if longest.loc[~longest["held_out"], "finetune_examples"].nunique() >= needed:
         return ""
-    return _lack(needed, SIZES, longest, "finetune_examples")
+    return _needs(needed, SIZES, longest, "finetune_examples")
 
 
 def unfittable(rows: pd.DataFrame, laws: Sequence[Law]) -> list[SkippedFit]:
@@ -102,11 +102,11 @@ def unfittable(rows: pd.DataFrame, laws: Sequence[Law]) -> list[SkippedFit]:
     return [
         SkippedFit(str(task), str(method), law, reason)
         for (task, method), own in rows.groupby(["task", "method"], sort=False)
-        for law, reason in _shortfalls(own, laws)
+        for law, reason in _unmet_requirements(own, laws)
     ]
 
 
-def _shortfalls(rows: pd.DataFrame, laws: Sequence[Law]) -> Iterator[tuple[str, str]]:
+def _unmet_requirements(rows: pd.DataFrame, laws: Sequence[Law]) -> Iterator[tuple[str, str]]:
     for law in laws:
         grid = joint_grid(law, rows)
         yield from ((law.name, reason) for reason in (*grid.left_out, *grid.lacking))
@@ -114,17 +114,17 @@ def _shortfalls(rows: pd.DataFrame, laws: Sequence[Law]) -> Iterator[tuple[str, 
         yield SINGLE.name, reason
 
 
-def _lacking(law: Law, first: pd.DataFrame, factors: Sequence[str]) -> Iterator[str]:
+def _needs_of_first_stage(law: Law, first: pd.DataFrame, factors: Sequence[str]) -> Iterator[str]:
     """Yield what the settings of stage 1 lack."""
     parameters = int(ParameterLayout(law, FACTORS).entries_of("", *factors).sum())
     fitted = first[~first["held_out"]]
     if len(fitted) < parameters:
         yield f"needs {parameters} settings to fit for as many parameters; {_count(len(fitted), len(first))}"
     if fitted["finetune_examples"].nunique() < law.sizes_needed:  # infinitely many curves pass through these points
-        yield _lack(law.sizes_needed, SIZES, first, "finetune_examples")
+        yield _needs(law.sizes_needed, SIZES, first, "finetune_examples")
 
 
-def _lack(needed: int, what: str, rows: pd.DataFrame, column: str) -> str:
+def _needs(needed: int, what: str, rows: pd.DataFrame, column: str) -> str:
     fitted = rows.loc[~rows["held_out"], column].nunique()
     return f"needs {needed} {what} to fit; {_count(fitted, rows[column].nunique())}"
 

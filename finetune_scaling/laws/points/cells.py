@@ -12,13 +12,13 @@ import pandas as pd
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.laws.points.columns import BITS, LOSS_UNIT, NATS, PERPLEXITY
 from finetune_scaling.laws.points.number_syntax import (
-    A_WHOLE,
+    AN_INTEGER,
     DECIMAL,
     GROUPED,
     UNGROUPED,
     is_exact,
+    read_integer,
     read_number,
-    read_whole,
 )
 from finetune_scaling.laws.points.text import NotText, TextTable, has_control_characters
 
@@ -68,8 +68,8 @@ def parse_whole_numbers(table: TextTable, column: str) -> pd.Series:
     """Return the column as integers. Raises DataError at any other value, and beyond 64 bits."""
     cells = table.cells[column]
     table.reject(cells == "", column, "fill it in or remove the row")
-    numbers = _read(table, column, read_whole)
-    table.reject(numbers.map(lambda number: not -(2**63) <= number < 2**63), column, A_WHOLE)
+    numbers = _read(table, column, read_integer)
+    table.reject(numbers.map(lambda number: not -(2**63) <= number < 2**63), column, AN_INTEGER)
     return numbers.astype("int64")
 
 
@@ -78,7 +78,7 @@ def parse_numbers(
 ) -> pd.Series:
     """Return the column as floats, NaN where empty and optional. Raises DataError at the first other value.
 
-    exact: whether to refuse whole numbers that no float holds, so that different cells stay different.
+    exact: whether to refuse integers that no float holds, so that different cells stay different.
     """
     cells = table.cells[column]
     fix = ", or leave it empty" if optional else ", or remove the row"
@@ -88,7 +88,7 @@ def parse_numbers(
     if positive:
         table.reject(numbers <= 0, column, ABOVE_ZERO)
     if exact:
-        table.reject(~cells.map(is_exact), column, "no float holds this whole number exactly; round it")
+        table.reject(~cells.map(is_exact), column, "no float holds this integer exactly; round it")
     return numbers
 
 
@@ -99,11 +99,11 @@ def check_range(table: TextTable, numbers: pd.Series, column: str, low: float, h
 
 
 def check_counts(table: TextTable, numbers: pd.Series, column: str) -> None:
-    """Raise DataError at the first number (NaN: none) that is not a whole number, or could be read as another one."""
+    """Raise DataError at the first number (NaN: none) that is not an integer, or could be read as another one."""
     table.reject(
         table.cells.loc[numbers.index, column].map(lambda cell: bool(GROUPED.fullmatch(cell))), column, UNGROUPED
     )
-    table.reject(numbers.notna() & (numbers % 1 != 0), column, "it is a count; give a whole number")
+    table.reject(numbers.notna() & (numbers % 1 != 0), column, "it is a count; give an integer")
 
 
 def parse_losses(table: TextTable) -> pd.Series:

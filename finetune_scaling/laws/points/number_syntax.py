@@ -8,14 +8,14 @@ import math
 import re
 
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-WHOLE = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
-# A whole number to some readers, and one with decimals to others: 125.000.
+INTEGER = re.compile(r"([+-]?\d+)(\.0*)?", re.ASCII)
+# An integer to some readers, and one with decimals to others: 125.000.
 GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+", re.ASCII)
-MAX_EXACT = 2**53  # floats hold every whole number below it
-MAX_DIGITS = 30  # of a whole number that is converted exactly
+MAX_EXACT = 2**53  # floats hold every integer below it
+MAX_DIGITS = 30  # of an integer that is converted exactly
 FINITE = "give a finite number such as -1.5 or 2e6"
-A_WHOLE = "give a whole number of at most 64 bits"
-UNGROUPED = "its point could separate thousands or decimals; write the whole number without a point"
+AN_INTEGER = "give an integer of at most 64 bits"
+UNGROUPED = "its point could separate thousands or decimals; write the integer without a point"
 
 # Cells that are numbers elsewhere, and what to write instead; the first match counts.
 _OTHER_FORMS = (
@@ -46,22 +46,22 @@ def read_number(cell: str) -> float:
     raise ValueError(next((fix for form, fix in _OTHER_FORMS if form.fullmatch(cell)), FINITE))
 
 
-def read_whole(cell: str) -> int:
-    """Return the whole number in a cell (0, 00, 0.0 and 0e0 are one), exactly. Raises ValueError as read_number."""
+def read_integer(cell: str) -> int:
+    """Return the integer in a cell (0, 00, 0.0 and 0e0 are one), exactly. Raises ValueError as read_number."""
     value = read_number(cell)
     if GROUPED.fullmatch(cell):
         raise ValueError(UNGROUPED)
-    found = WHOLE.fullmatch(cell)
+    found = INTEGER.fullmatch(cell)
     if found and len(found[1]) <= MAX_DIGITS:
         return int(found[1])
     if not value.is_integer() or abs(value) >= MAX_EXACT:
-        raise ValueError(A_WHOLE)
+        raise ValueError(AN_INTEGER)
     return int(value)
 
 
 def is_exact(cell: str) -> bool:
-    """Return whether a float holds the whole number in a cell exactly; other numbers are read as the nearest float."""
-    found = WHOLE.fullmatch(cell)
+    """Return whether a float holds the integer in a cell exactly; other numbers are read as the nearest float."""
+    found = INTEGER.fullmatch(cell)
     return (
         not found or abs(value := float(cell)) < MAX_EXACT or (len(found[1]) <= MAX_DIGITS and value == int(found[1]))
     )

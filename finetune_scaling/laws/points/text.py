@@ -23,7 +23,7 @@ POINTS = "points.csv"  # in the directory of a study
 FRAME = "DataFrame"
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 OTHER_SEPARATORS = (";", "\t", "|")  # between columns, as some programs write them
-MAX_BITS = 1024  # of a float's largest whole number
+MAX_BITS = 1024  # of a float's largest integer
 NAMED_ROWS = 5  # in one message
 _OTHER_FILES = {
     b"PK\x03\x04": "a spreadsheet or a zip archive",
@@ -218,7 +218,7 @@ def _labels(index: pd.Index) -> dict[int, Any]:
 
 
 def _as_text(value: Any) -> str:
-    """Format a value of JSON or of a frame as CSV does: empty where missing, whole numbers without a decimal point."""
+    """Format a value of JSON or of a frame as CSV does: empty where missing, integers without a decimal point."""
     if isinstance(value, str):
         return clean(value)
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
