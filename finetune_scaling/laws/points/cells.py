@@ -64,7 +64,7 @@ def parse_flags(table: TextTable, column: str) -> pd.Series:
     return _read(table, column, read).astype(bool)
 
 
-def parse_whole_numbers(table: TextTable, column: str) -> pd.Series:
+def parse_integers(table: TextTable, column: str) -> pd.Series:
     """Return the column as integers. Raises DataError at any other value, and beyond 64 bits."""
     cells = table.cells[column]
     table.reject(cells == "", column, "fill it in or remove the row")

@@ -22,7 +22,7 @@ DIGESTS = {"train_digest": "training", "dev_digest": "dev", "test_digest": "test
 IN_TRAINING = {"dev_in_training": "dev", "test_in_training": "test"}  # share of examples that are also trained on
 RUN_COUNTS = ("trainable_parameters", "steps", "best_step", "dev_evaluations", "generated", "at_limit")
 NUMBERS = (*RUN_COUNTS, "dev_loss", "loss_per_byte", *IN_TRAINING)
-COUNTS = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", *RUN_COUNTS)  # columns of whole numbers
+COUNTS = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", *RUN_COUNTS)  # columns of integers
 RECORD = ("model", *NUMBERS, *DIGESTS)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,

@@ -14,10 +14,10 @@ from finetune_scaling.laws.points.cells import (
     check_range,
     parse_choices,
     parse_flags,
+    parse_integers,
     parse_losses,
     parse_names,
     parse_numbers,
-    parse_whole_numbers,
 )
 from finetune_scaling.laws.points.checks import check_consistent, check_units
 from finetune_scaling.laws.points.columns import (
@@ -110,7 +110,7 @@ def _typed_runs(text: TextTable, methods: Sequence[str], size: str) -> pd.DataFr
     size: which parameters x counts where the factor is model; see read_points.
     """
     runs = text.cells.copy()
-    runs["task"], runs["seed"] = parse_names(text, "task"), parse_whole_numbers(text, "seed")
+    runs["task"], runs["seed"] = parse_names(text, "task"), parse_integers(text, "seed")
     method, factor = (
         parse_choices(text, "method", [*map(clean, methods)]),
         parse_choices(text, "factor", FACTOR_CHOICES),
