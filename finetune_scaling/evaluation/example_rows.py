@@ -1,6 +1,7 @@
 """Rows of scored examples: evaluation/SPLIT.jsonl in a run directory, one JSON object per example."""
 
 import logging
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -54,6 +55,8 @@ def _read_row(where: str, line: bytes, required: Collection[str]) -> dict[str, A
             f"{where}: the field {missing[0]!r} is missing; rows of text evaluators have no source and reference, "
             "other rows must be scored again"
         )
+    if row.get("loss_sum", 0.0) is None:  # JSON has no NaN, the loss of a diverged model
+        row["loss_sum"] = math.nan
     for name, kind in _TYPES.items():
         if name in row and not isinstance(row[name], kind):
             raise DataError(f"{where}: {name} is {row[name]!r}, which has the wrong type; score the run again")

@@ -293,7 +293,7 @@ def test_added_tokens_change_the_digest(change, changed):
             "vocab_size = None of the model is not a number",
         ),
         ({"model_type": "llama", "text_config": [3]}, "config.json: is not the config of a model"),
-        ({"model_type": "llama", "vocab_size": 340, "eos_token_id": {}}, "eos_token_id = {} of config.json is neither"),
+        ({"model_type": "llama", "vocab_size": 340, "eos_token_id": {}}, "config.json: eos_token_id = {} is neither"),
     ],
 )
 def test_model_fields_that_a_tokenizer_needs_are_checked(config, message, changed):
