@@ -161,9 +161,9 @@ class _Fields:
         Entries of a mapping may be added whole.
         """
         known = [*self.group, *(field for field in self.declared if field not in self.group)]
-        for found_tokens in (name, name.replace("-", "_")):
-            if found_tokens in known:
-                return found_tokens
+        for spelled in (name, name.replace("-", "_")):
+            if spelled in known:
+                return spelled
         if self.entries is not None and last:
             return name
         fix = suggestion(name, known) if known else ""

@@ -92,7 +92,7 @@ def test_special_tokens_in_a_template_are_refused(chat, tokenizer):
     with pytest.raises(ConfigError, match=r"template.target contains the special token"):
         make_encoder(theirs, ChatTemplate(target="{target}" + END.get(name, "</s>"), variables=VARIABLES.get(name, {})))
     for field in ("system", "input"):
-        with pytest.raises(ConfigError, match=rf"template.{field} spells .* would be this token within a message"):
+        with pytest.raises(ConfigError, match=rf"template.{field} contains .* would be this token within a message"):
             make_encoder(theirs, ChatTemplate(**{field: "</s>" + "{source}" * (field == "input")}))
     named = {"languages": {"de": "German</s>"}}
     for template in (Template("{source}", **named), ChatTemplate(**named)):

@@ -138,7 +138,7 @@ def test_each_direction_has_its_own_demonstrations(tiny_runs, tokenizer):
     [
         (TaskEvaluator(splits=("tset",)), DataError, "has no split 'tset'; did you mean 'test'"),
         (TaskEvaluator(shots=1, shots_from="test"), ConfigError, "'test' is also scored"),
-        (TaskEvaluator(shots=1, demonstration="{input} {target}</s>\n"), ConfigError, "demonstration spells .* '</s>'"),
+        (TaskEvaluator(shots=1, demonstration="{input} {target}</s>\n"), ConfigError, "contains .* '</s>'"),
         (TaskEvaluator(shots=3, max_shot_tokens=6), DataError, "shots = 3, but only"),
         (TaskEvaluator(shots=61), DataError, "raise a limit, or lower shots"),
         (TaskEvaluator(task={"name": "flores200"}), DataError, r"flores200/devtest\.jsonl"),

@@ -61,12 +61,10 @@ def test_ids_of_decomposed_letters_digits_and_runs_of_spaces(made, kind):
     front = [] if tokenizer.special_tokens.bos_id is None else [tokenizer.special_tokens.bos_id]
     ids = tokenizer.encode(DECOMPOSED)
     assert front + ids == reference(DECOMPOSED).input_ids
-    found_tokens = unicodedata.normalize("NFC", DECOMPOSED) if kind in ("qwen", "gpt_neox") else DECOMPOSED
-    assert tokenizer.decode(ids) == found_tokens
+    spelled = unicodedata.normalize("NFC", DECOMPOSED) if kind in ("qwen", "gpt_neox") else DECOMPOSED
+    assert tokenizer.decode(ids) == spelled
     assert DECOMPOSED.startswith(tokenizer.truncate(DECOMPOSED, len(ids) - 1))
-    assert (
-        b"".join(tokenizer.token_bytes()[i] for i in tokenizer.continuation.encode(DECOMPOSED)).decode() == found_tokens
-    )
+    assert b"".join(tokenizer.token_bytes()[i] for i in tokenizer.continuation.encode(DECOMPOSED)).decode() == spelled
 
 
 @pytest.mark.parametrize("tokenizer_class", [GPTNeoXTokenizer, Qwen2Tokenizer, GemmaTokenizer])

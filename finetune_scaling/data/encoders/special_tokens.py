@@ -66,8 +66,8 @@ def count_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str
 def warn_of_special_tokens(counts: Mapping[str, int], texts: str, effect: str) -> None:
     """Warn of special tokens that texts contain.
 
-    counts: the number of texts that contain each token. texts: what they are, such as "3 documents". effect: what such a
-    token is to the model.
+    counts: the number of texts that contain each token. texts: what they are, such as "3 documents". effect: what such
+    a token is to the model.
     """
     numbers = ", ".join(f"{token} in {count:,}" for token, count in itertools.islice(counts.items(), _SHOWN))
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
