@@ -120,9 +120,9 @@ def test_flags_of_paths_expand_home_directories(monkeypatch):
     assert values.runs == ["/home/me/a", "b", "gs://c"]
 
 
-def test_an_existing_path_is_no_pattern(tmp_path):
-    values = flags.FlagValues()
-    flag = paths_flag("runs", "", flag_values=values)
+def test_an_existing_path_is_no_pattern(tmp_path, monkeypatch):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    flag = paths_flag("runs", "")
     for name in ("run[a]", "run1", "run2"):
         (tmp_path / name).mkdir()
     given = [f"{tmp_path}/{name}" for name in ("run[a]", "run[1-2]")]
