@@ -221,14 +221,11 @@ def _first_sentence(text: str) -> str:
 
 def _weighted_mean(name: str, parts: Sequence[tuple[int, Scores]]) -> dict[str, Any]:
     total = sum(count for count, _ in parts)
+    notes = dict.fromkeys(scores[name]["note"] for _, scores in parts if "note" in scores[name])
     return {
         "score": math.fsum(count * scores[name]["score"] for count, scores in parts) / total,
         "signature": " + ".join(dict.fromkeys(scores[name]["signature"] for _, scores in parts)),
-        **(
-            {"note": notes.pop()}
-            if len(notes := {scores[name].get("note") for _, scores in parts} - {None}) == 1
-            else {}
-        ),
+        **({"note": " + ".join(notes)} if notes else {}),
     }
 
 

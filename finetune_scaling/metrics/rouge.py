@@ -9,7 +9,6 @@ Source: C.-Y. Lin, "ROUGE: a Package for Automatic Evaluation of Summaries", 200
 
 import functools
 import importlib.metadata
-import itertools
 import re
 import unicodedata
 from typing import Any
@@ -107,13 +106,17 @@ def unicode_tokenizer(language: str) -> UnicodeWords:
 
 
 class RougeLsum(SegmentMetric):
-    """rougeLsum, which says so where it cannot differ from rougeL."""
+    """rougeLsum, which says in how many segments it can differ from rougeL."""
 
     def score(self, corpus: Corpus) -> dict[str, Any]:
-        """Return score and signature, and a note if no segment has several lines."""
-        texts = itertools.chain(corpus.hypotheses, *corpus.references)
-        note = {} if any("\n" in text.strip() for text in texts) else {"note": ONE_LINE}
-        return super().score(corpus) | note
+        """Return score and signature, and a note if not every segment has several lines."""
+        total = len(corpus.hypotheses)
+        segments = zip(corpus.hypotheses, corpus.references, strict=True)
+        several = sum(any("\n" in text.strip() for text in (own, *references)) for own, references in segments)
+        if several == total:
+            return super().score(corpus)
+        some = f"{several} of {total} segments have several lines; in the others rougeLsum equals rougeL"
+        return super().score(corpus) | {"note": some if several else ONE_LINE}
 
 
 def rouge(metric: str, stemming: bool | None = None) -> SegmentMetric:

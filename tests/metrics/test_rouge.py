@@ -102,6 +102,8 @@ def test_equal_scores_of_one_line_segments_are_said_and_sentences_can_be_split()
     assert "|sent:lines+marks|" in scores[SENTENCES]["signature"]
     split = score(lines, [["We left.\nIt rained."]], "en", metrics=names)
     assert "note" not in split["rougeLsum"]
+    mixed = score(one_line + lines, reference + reference, "en", metrics=names)
+    assert "1 of 2 segments have several lines" in mixed["rougeLsum"]["note"]
     assert split["rougeLsum"]["score"] == split[SENTENCES]["score"] == pytest.approx(100)
 
 
