@@ -61,7 +61,7 @@ def test_the_language_comes_from_the_row_or_the_task(tmp_path, write_run):
         (rows(decoded=0, hypothesis=7), "line 1: hypothesis is 7"),
         (rows(tokens="many"), "line 1: tokens is 'many'"),
         ([{"index": 0, "loss_sum": 1.0, "tokens": 2}], "line 1: the field 'source' is missing"),
-        ([["index"]], "line 1: the field 'index' is missing"),
+        ([["index"]], "line 1: expected a JSON object"),
     ],
 )
 def test_rows_that_do_not_match_are_errors(tmp_path, write_run, other, message):
