@@ -154,7 +154,7 @@ def test_errors_are_one_line_and_exit_with_2(tiny_runs, trained, tmp_path):
         ([f"--workdir={broken}"], "no checkpoint"),
         ([f"--workdir={trained}", "--evaluators=few_shots_1"], "'few_shots_1'; did you mean 'few_shot_1'"),
         ([f"--workdir={trained}", "--evaluators="], "--evaluators is empty; name at least one"),
-        ([f"--workdir={trained}", "--evaluators=few_shot_5"], "tokens, more than the model's context"),
+        ([f"--workdir={trained}", "--evaluators=few_shot_5"], "more than the model's context"),
         ([f"--workdir={trained}", "--evaluators=few_shot_1", "--split=dev"], "--split is for the run's own splits"),
         ([f"--workdir={tmp_path / 'no*'}"], "matches no directory"),
         (

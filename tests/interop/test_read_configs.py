@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig
 
 from finetune_scaling import configuration
-from finetune_scaling.errors import ConfigError
+from finetune_scaling.errors import ConfigError, UserError
 from finetune_scaling.interop.families.registry import parse_config
 
 TESTS = Path(__file__).parents[1]
@@ -111,8 +111,11 @@ def test_every_field_may_be_absent_or_null(name):
             fields = with_field(name, field, value)
             try:
                 read(fields)
+            except UserError:
+                continue
+            try:
                 AutoConfig.for_model(**copy.deepcopy(fields))
-            except Exception:
+            except Exception:  # transformers has no class of its own for them
                 continue
             check(fields)
             compared += 1
