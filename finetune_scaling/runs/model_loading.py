@@ -25,7 +25,7 @@ from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.run_paths import checkpoint_path, resolve_base, resolve_tokenizer
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.trees import Tree, flatten, parameter_count
-from finetune_scaling.tuning.attach import attach, cast
+from finetune_scaling.tuning.attach import attach, cast_frozen
 from finetune_scaling.tuning.context import check_context
 from finetune_scaling.tuning.method import TuningMethod
 
@@ -147,9 +147,9 @@ def load_untuned(
 def untuned_model(
     config: ModelConfig, params: Params, tokenizer: Tokenizer, metadata: Mapping[str, Any], sharding: ModelSharding
 ) -> TunedModel:
-    """Return a model with all parameters frozen, in its compute dtype."""
+    """Return a model with all parameters frozen."""
     no_trainable = jax.tree.map(lambda _: None, params)
-    return TunedModel(config, UNTUNED, no_trainable, cast(params, config.compute_dtype), tokenizer, metadata, sharding)
+    return TunedModel(config, UNTUNED, no_trainable, cast_frozen(params, config.compute_dtype), tokenizer, metadata, sharding)
 
 
 def make_model_sharding(config: ModelConfig, sharding: ShardingConfig) -> ModelSharding:

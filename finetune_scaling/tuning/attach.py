@@ -24,7 +24,7 @@ def attach(
     tokens: Sequence[int] = (),
     sharding: ModelSharding | None = None,
 ) -> tuple[Tree, Tree]:
-    """Return trainable (float32) and frozen (compute dtype) parameters of a method on `base`, or on a new model.
+    """Return trainable (float32) and frozen parameters (see cast_frozen) of a method on `base`, or on a new model.
 
     Parameters that the base lacks (adapters, prompts) are initialized, sharded by `sharding`; the base's own leaves are
     not copied. tokens: token ids for methods that start from embeddings, see TuningMethod.initial_text.
@@ -39,12 +39,22 @@ def attach(
         derived = flatten(jax.eval_shape(functools.partial(tuning.derived, config), params))
         params = unflatten({name: leaf for name, leaf in flatten(params).items() if name not in derived})
     trainable, frozen = partition(params, tuning.trainable)
-    return cast(trainable, jnp.float32), cast(frozen, config.compute_dtype)
+    trainable = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), trainable)
+    return trainable, cast_frozen(frozen, config.compute_dtype)
 
 
-def cast(tree: Tree, dtype: Any) -> Tree:
-    """Return a tree in another dtype; leaves that already have it are not copied."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+def cast_frozen(params: Tree, dtype: Any) -> Tree:
+    """Return parameters as frozen ones are stored: matrices in the compute dtype, norm scales and biases in float32.
+
+    Layers compute with float32 vectors and round matrices to the compute dtype, so that one base has one loss whether
+    its parameters train or not. Leaves that already have their dtype are not copied.
+    """
+
+    def stored(path: tuple, leaf: jax.Array) -> jax.Array:
+        layer_axes = path_name(path).startswith("layers/")  # stacked layers have a first axis more
+        return jnp.asarray(leaf, dtype if leaf.ndim - layer_axes >= 2 else jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(stored, params)
 
 
 def _init_missing(model: LanguageModel, rng: jax.Array, base: Params, sharding: ModelSharding | None) -> Params:

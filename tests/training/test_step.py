@@ -15,7 +15,7 @@ from finetune_scaling.training.compilations import compiled_programs
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import init_state, make_evaluation_step, make_train_step
 from finetune_scaling.trees import path_name
-from finetune_scaling.tuning.attach import attach, cast
+from finetune_scaling.tuning.attach import attach, cast_frozen
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import partition
 from finetune_scaling.tuning.registry import METHODS
@@ -154,7 +154,7 @@ def test_with_a_bfloat16_base_what_trains_stays_float32(tiny_config, tuned):
     for config in (tiny_config, half):
         tuning, state, frozen = start(tuned, "lora")
         step = make_train_step(config, tuning, OPTIMIZER)
-        outcomes.append(step(state, cast(frozen, config.compute_dtype), text_batch(), jnp.float32(0.1)))
+        outcomes.append(step(state, cast_frozen(frozen, config.compute_dtype), text_batch(), jnp.float32(0.1)))
     (_, exact), (state, rounded) = outcomes
     assert {leaf.dtype for leaf in jax.tree.leaves(state.trainable)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in rounded} == {jnp.dtype("float32")}

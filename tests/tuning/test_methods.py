@@ -14,7 +14,7 @@ from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.loss import token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig
-from finetune_scaling.training.step import init_state, make_train_step
+from finetune_scaling.training.step import init_state, make_evaluation_step, make_train_step
 from finetune_scaling.trees import flatten
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.merging import merge_adapter
@@ -83,6 +83,30 @@ def test_a_method_starts_as_the_base_and_trains_all_that_it_adds(tiny_config, ti
     assert kept.keys() <= before.keys() <= kept.keys() | trained.keys()
     assert all(kept[name] is before[name] for name in kept)
     assert {leaf.dtype for leaf in trained.values()} == {jnp.float32.dtype}
+
+
+@pytest.fixture(scope="module")
+def half_config(tiny_config):
+    return dataclasses.replace(tiny_config, compute_dtype="bfloat16", biased=("query", "down"))
+
+
+@pytest.fixture(scope="module")
+def rounded_base(half_config):
+    """A base with norm scales and biases that bfloat16 cannot represent."""
+    return combine(*tuned_on(half_config, {"name": "full"}))
+
+
+@each_method
+def test_one_base_has_one_loss_before_training(half_config, rounded_base, block):
+    """A frozen leaf is computed with as the same leaf is that trains, also in bfloat16."""
+
+    def loss(block):
+        method = configure(METHODS, block)
+        trees = attach(half_config, method, jax.random.key(1), rounded_base, range(8, 61))
+        return np.asarray(make_evaluation_step(half_config, method)(*trees, batch_of(4))[0])
+
+    empty = {"length": 0} if METHODS[block["name"]].size_field == "length" else {}
+    np.testing.assert_allclose(loss(block | empty), loss({"name": "full"}), rtol=1e-6)
 
 
 @each_method
