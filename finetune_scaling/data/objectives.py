@@ -6,6 +6,7 @@ for a decoder-only model: the corrupted text is the input, the masked spans are 
 
 import dataclasses
 import functools
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -44,12 +45,15 @@ class Denoiser:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        valid = self.rate <= 0.5 if self.mode == "S" else self.mean_span >= 1
-        if not (valid and 0 < self.rate < 1 and self.weight > 0):
-            raise ConfigError(
-                f"{self}: rate must be between 0 and 1 (mode S: at most 0.5, every split equally likely), weight "
-                "positive, and mean_span at least 1 token (modes R and X)"
-            )
+        checks = (
+            ("rate", 0 < self.rate < 1, "be between 0 and 1"),
+            ("rate", self.mode != "S" or self.rate <= 0.5, "be at most 0.5 in mode S, where every split is as likely"),
+            ("mean_span", self.mode == "S" or self.mean_span >= 1, f"be at least 1 token in mode {self.mode}"),
+            ("weight", 0 < self.weight < math.inf, "be positive"),
+        )
+        for name, valid, requirement in checks:
+            if not valid:
+                raise ConfigError(f"objective.denoisers: {name} = {getattr(self, name)} must {requirement}")
 
 
 UL2_DENOISERS = (

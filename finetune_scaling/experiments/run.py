@@ -94,7 +94,6 @@ def _train_and_score(run_config: RunConfig, directory: RunDirectory) -> dict[str
     prepared = _check(run_config)
     data = prepare_run_data(run_config)
     model = initialize_model(run_config)
-    run_on_primary(functools.partial(write_json_atomically, directory.path / ENVIRONMENT, environment()))
     with model.sharding.use_mesh():
         model, progress = _train(
             run_config, directory, data, model, in_training_evaluations(prepared, model), stopwatch
@@ -138,6 +137,8 @@ def _train(
     state = init_state(model.trainable, run_config.optimizer, model.sharding)
     _log_shardings(state, model)
     state, progress = _resume(checkpoints, directory, run_config, data, model, state)
+    # Not before: a refused checkpoint leaves the directory as it was.
+    run_on_primary(functools.partial(write_json_atomically, directory.path / ENVIRONMENT, environment()))
     stopwatch.started -= progress.seconds
     run_on_primary(lambda: directory.rewind_metrics(progress.step))
     metrics = Metrics(directory.path, run_config.logging.writers, progress.step)

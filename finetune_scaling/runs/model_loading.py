@@ -149,7 +149,9 @@ def untuned_model(
 ) -> TunedModel:
     """Return a model with all parameters frozen."""
     no_trainable = jax.tree.map(lambda _: None, params)
-    return TunedModel(config, UNTUNED, no_trainable, cast_frozen(params, config.compute_dtype), tokenizer, metadata, sharding)
+    return TunedModel(
+        config, UNTUNED, no_trainable, cast_frozen(params, config.compute_dtype), tokenizer, metadata, sharding
+    )
 
 
 def make_model_sharding(config: ModelConfig, sharding: ShardingConfig) -> ModelSharding:

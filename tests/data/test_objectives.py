@@ -208,17 +208,17 @@ def test_a_row_too_short_for_any_text_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "named"),
     [
-        {"mode": "Q", "rate": 0.1, "mean_span": 3},
-        {"mode": "R", "rate": 0.0, "mean_span": 3},
-        {"mode": "R", "rate": 0.1},
-        {"mode": "S", "rate": 0.6},
-        {"mode": "X", "rate": 0.5, "mean_span": 3, "weight": 0.0},
+        ({"mode": "Q", "rate": 0.1, "mean_span": 3}, "mode"),
+        ({"mode": "R", "rate": 0.0, "mean_span": 3}, "rate = 0.0"),
+        ({"mode": "R", "rate": 0.1}, "mean_span = 0.0"),
+        ({"mode": "S", "rate": 0.6}, "rate = 0.6"),
+        ({"mode": "X", "rate": 0.5, "mean_span": 3, "weight": 0.0}, "weight = 0.0"),
     ],
 )
-def test_impossible_denoisers_are_refused(fields):
-    with pytest.raises(ConfigError):
+def test_impossible_denoisers_are_refused_by_field(fields, named):
+    with pytest.raises(ConfigError, match=named):
         configuration.build(Denoiser, fields, "denoiser")
 
 

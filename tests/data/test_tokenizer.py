@@ -147,6 +147,12 @@ def test_vocabulary_outside_its_range_is_refused_with_the_minimum(size):
         TokenizerConfig(vocab_size=size)
 
 
+@pytest.mark.parametrize(("name", "value"), [("sentinels", -1), ("max_sentences", 0), ("character_coverage", 1.5)])
+def test_settings_out_of_range_are_refused_by_field(name, value):
+    with pytest.raises(ConfigError, match=rf"tokenizer\.{name} = {value} must be"):
+        TokenizerConfig(vocab_size=512, **{name: value})
+
+
 def test_alphabet_larger_than_the_vocabulary_names_the_minimum(tmp_path):
     config = TokenizerConfig(vocab_size=256, sentinels=0, byte_fallback=False, character_coverage=1.0)
     with pytest.raises(ConfigError, match=r"alphabet of 300 characters; take at least 608"):

@@ -245,6 +245,15 @@ def test_resuming_after_damage_to_the_newest_checkpoint_is_exact(tiny_runs, fini
     assert {**record, "seconds": 0} == {**expected, "seconds": 0}
 
 
+def test_a_refused_resume_leaves_the_records_of_the_run(tiny_runs, unfinished):
+    for step in checkpoint_steps(unfinished):
+        _truncate(unfinished / "checkpoints" / str(step))
+    (unfinished / "environment.json").write_text('{"of": "the earlier process"}')
+    with pytest.raises(CheckpointError, match="all checkpoints"):
+        run(tiny_runs.config("lora"), unfinished)
+    assert (unfinished / "environment.json").read_text() == '{"of": "the earlier process"}'
+
+
 def test_a_damaged_base_raises(tiny_runs, tmp_path):
     base = Path(shutil.copytree(tiny_runs.base, tmp_path / "base"))
     _truncate(base / "checkpoints" / "20")

@@ -55,10 +55,14 @@ class TokenizerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.sentinels < 0 or self.max_sentences < 1 or not 0 < self.character_coverage <= 1:
-            raise ConfigError(
-                f"{self}: sentinels must be at least 0, max_sentences at least 1 and character_coverage in (0, 1]"
-            )
+        checks = (
+            ("sentinels", self.sentinels >= 0, "at least 0"),
+            ("max_sentences", self.max_sentences >= 1, "at least 1"),
+            ("character_coverage", 0 < self.character_coverage <= 1, "above 0 and at most 1"),
+        )
+        for name, valid, requirement in checks:
+            if not valid:
+                raise ConfigError(f"tokenizer.{name} = {getattr(self, name)} must be {requirement}")
         smallest = max(MIN_VOCAB_SIZE, self.reserved + _MIN_ALPHABET)
         if not smallest <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise ConfigError(
