@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_scaling.errors import UserError
 from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
@@ -46,6 +46,24 @@ def cast(dtype):
     return tensors(lambda content: {name: value.to(dtype) for name, value in content.items()})
 
 
+def tokenizer(change):
+    """Return a function that saves the base's tokenizer, changed, next to the adapter, as a trainer does."""
+
+    def save(folder):
+        loaded = AutoTokenizer.from_pretrained(json.loads((folder / CONFIG).read_text())["base_model_name_or_path"])
+        change(loaded)
+        loaded.save_pretrained(folder)
+
+    return save
+
+
+def other_pieces(folder):
+    """Save a tokenizer of the same size and special tokens that writes another piece for a letter."""
+    tokenizer(unchanged)(folder)
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"t"', '"\u0142"'))
+
+
 def unchanged(folder):
     pass
 
@@ -69,6 +87,9 @@ READ = {
     "`inference_mode`, `task_type`, `revision`, `peft_version`, `fan_in_fan_out` = false": [
         (lora(), {}, fields(inference_mode=False, task_type=None, revision="main", fan_in_fan_out=False)),
         (lora(), {}, fields(remove=["peft_version", "auto_mapping"])),
+    ],
+    "the base's tokenizer, saved next to the adapter, also with another chat template": [
+        (lora(), {}, tokenizer(unchanged)), (lora(), {}, tokenizer(lambda t: setattr(t, "chat_template", "{{ x }}"))),
     ],
 }  # fmt: skip
 
@@ -114,6 +135,13 @@ REFUSED = {
     ],
     "other types (`ADALORA`, `VERA`, `P_TUNING`, `TRAINABLE_TOKENS`, ...)": [
         unset("peft_type", name) for name in ("ADALORA", "VERA", "P_TUNING", "TRAINABLE_TOKENS", "XLORA", None)
+    ],
+    "a tokenizer with added tokens, other special tokens or other ids than the base's": [
+        (tokenizer(lambda t: t.add_tokens(["<word>"])), "differ in the number of ids. Fix: merge the adapter"),
+        (tokenizer(lambda t: t.add_special_tokens({"extra_special_tokens": ["a"]})), "differ in special tokens"),
+        (tokenizer(lambda t: setattr(t, "eos_token", "<s>")), "that begin and end a text. Fix: import the base with"),
+        (other_pieces, "differ in the ids of a text"),
+        (lambda d: (d / "vocab.json").write_text("{}"), "has no tokenizer.json"),
     ],
     "`adapter_model.bin`": [(lambda d: (d / WEIGHTS).rename(d / "adapter_model.bin"), r"pickled weights \(.bin\)")],
     "a directory of several adapters": [(several, f"{CONFIG}: no such file. Fix: name the directory of one .* german")],
@@ -172,6 +200,15 @@ def test_other_adapters_are_refused(row, case, saved, base, tmp_path):
     with pytest.raises(UserError, match=message):
         import_adapter(AdapterImport(str(folder), str(base), str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("template", "warns"), [("{{ x }}", True), (None, False)])
+def test_another_chat_template_is_named(template, warns, saved, base, tmp_path, caplog):
+    folder = tmp_path / "adapter"
+    shutil.copytree(saved(lora(), {}), folder)
+    tokenizer(lambda loaded: setattr(loaded, "chat_template", template))(folder)
+    import_adapter(AdapterImport(str(folder), str(base), str(tmp_path / "run")))
+    assert (f"{folder / 'chat_template.jinja'}: the base has another chat template" in caplog.text) == warns
 
 
 def test_every_documented_row_has_a_case():

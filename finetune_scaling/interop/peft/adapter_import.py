@@ -20,6 +20,7 @@ from finetune_scaling.interop.peft.adapter_format import (
 )
 from finetune_scaling.interop.peft.registry import import_peft_adapter
 from finetune_scaling.interop.peft.saved_embeddings import without_saved_embeddings
+from finetune_scaling.interop.peft.saved_tokenizer import check_saved_tokenizer
 from finetune_scaling.interop.weights.run_weights import PROVENANCE
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.paths import user_path
@@ -58,7 +59,7 @@ def import_adapter(request: AdapterImport) -> dict[str, Any]:
     """Create the run after checking everything; return a summary.
 
     Raises:
-        CheckpointError: The adapter is damaged or belongs to another base.
+        CheckpointError: The adapter is damaged or belongs to another base or tokenizer.
         ConfigError: The adapter has an option that is not supported, or the config does not fit it.
         WorkdirError: `out` is not empty.
     """
@@ -71,6 +72,7 @@ def import_adapter(request: AdapterImport) -> dict[str, Any]:
     source = without_saved_embeddings(source, match, StreamedCheckpoint(base.path))
     adapter = import_peft_adapter(source, match)
     _check_base(directory, source, base)
+    check_saved_tokenizer(directory, base.run_config.tokenizer, model.vocab_size)
     config = _run_config(request, adapter, base, model)
     checkpoint = _checkpoint(read_run_config(config), model, adapter, base)
     with new_directory(out) as unfinished:
