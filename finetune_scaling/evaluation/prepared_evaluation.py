@@ -4,7 +4,6 @@ A base model's scores are computed once for all runs that start from it and are 
 """
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,10 +21,8 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.evaluators import Evaluator, TextEvaluator
 from finetune_scaling.runs.model_loading import TunedModel, find_base
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig
-from finetune_scaling.runs.run_data import split_digest, task_and_format
+from finetune_scaling.runs.run_data import task_and_format, warn_of_changed_data
 from finetune_scaling.runs.run_directory import lock_directory
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,10 +124,8 @@ def evaluate(
     path = out or record_path(model, prepared)
     record = None if overwrite else records.matching_record(path, prepared.settings, model.checkpoint)
     if record is None:
-        changed = _changed_splits(model, prepared)
+        _warn_of_changed_splits(model, prepared)
         record, rows = _score(prepared, model.checkpoint, model.load())
-        if changed:
-            record["changed_splits"] = changed
         records.write_record(path, record, rows)
     if _lacks_untuned(record, model, prepared):
         record["untuned"] = _base_scores(model, prepared)
@@ -138,20 +133,14 @@ def evaluate(
     return record
 
 
-def _changed_splits(model: EvaluatedModel, prepared: PreparedEvaluation) -> list[str]:
-    """Return and log the scored splits of a run's own task whose data changed since the run was trained."""
+def _warn_of_changed_splits(model: EvaluatedModel, prepared: PreparedEvaluation) -> None:
+    """Log the scored splits of a run's own task whose data changed since the run was trained."""
     evaluator = prepared.evaluator
     if isinstance(evaluator, TextEvaluator) or evaluator.task or evaluator.directions == "zero_shot":
-        return []
-    assert isinstance(prepared.evaluation, TaskEvaluation)
+        return
     trained = {name: model.split_digests[name] for name in prepared.evaluation.splits if name in model.split_digests}
-    changed = [name for name, digest in trained.items() if split_digest(model.run_config, name) != digest]
-    if changed:
-        log.warning(
-            "%s, evaluator %s: the data of %s changed since the run was trained; the scores are those of the new data",
-            *(model.directory, prepared.name, ", ".join(changed)),
-        )
-    return changed
+    where = f"{model.directory}, evaluator {prepared.name}"
+    warn_of_changed_data(model.run_config, trained, where, "the scores are those of the new data")
 
 
 def _lacks_untuned(record: records.Record, model: EvaluatedModel, prepared: PreparedEvaluation) -> bool:

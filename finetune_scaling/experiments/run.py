@@ -46,6 +46,7 @@ from finetune_scaling.runs.run_data import (
     finetuning_examples,
     prepare_run_data,
     test_examples,
+    warn_of_changed_data,
 )
 from finetune_scaling.runs.run_directory import ENVIRONMENT, RunDirectory, lock_directory
 from finetune_scaling.runs.split_records import check_same_data, split_digests
@@ -62,8 +63,8 @@ log = logging.getLogger(__name__)
 def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     """Train and score the run of `config` in `workdir`, resuming from its newest checkpoint; return the result record.
 
-    A finished run returns its record at once. All processes of a distributed run call this, and all get the record.
-    Raises a UserError for everything that the user can fix.
+    A finished run returns its record, and logs a warning if its data changed. All processes of a distributed run call
+    this, and all get the record. Raises a UserError for everything that the user can fix.
     """
     config = with_base_tokenizer(config)
     run_config = read_run_config(config)
@@ -74,6 +75,9 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
         if (record := run_on_primary(lambda: directory.result)) is not None:
             with record_errors(workdir):
                 log.info("%s: already finished, loss %.4f", workdir, float(record["loss"]))
+                recorded = split_digests(record.get("splits", {}))  # older runs have none
+            keeps = "the results are those of the earlier data"
+            run_on_primary(lambda: warn_of_changed_data(run_config, recorded, workdir, keeps))
             return record
         return _train_and_score(run_config, directory)
 

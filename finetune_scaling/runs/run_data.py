@@ -26,10 +26,11 @@ from finetune_scaling.data.loader import (
 from finetune_scaling.data.objectives import max_text_tokens
 from finetune_scaling.data.overlap import Overlap
 from finetune_scaling.data.preparation.prepared import open_prepared, read_statistics
+from finetune_scaling.data.sources import source_from_config
 from finetune_scaling.data.task import Task, load_task
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError, DataError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError, UserError
 from finetune_scaling.files import Location
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.split_records import SplitRecords, example_overlap, split_records, text_overlap
@@ -171,17 +172,47 @@ def task_digests(run_config: RunConfig) -> dict[str, str]:
 
 
 def split_digest(run_config: RunConfig, name: str) -> str:
-    """Return the digest of a complete split of a run's task."""
+    """Return the digest of a complete split of a run's task or pretraining text."""
+    if run_config.corpus is not None:
+        return _corpus_digest(run_config.corpus, name)
     return _split_digest(configuration.canonical_json(run_config.task), name)
 
 
 def corpus_digests(corpus: CorpusConfig) -> dict[str, str]:
     """Return the digests of pretraining text; of prepared text those of its shards."""
-    if corpus.prepared is None:
-        train = corpus_digest(CorpusTexts(corpus.train, "corpus.train"))
+    return {name: _corpus_digest(corpus, name) for name in ("train", "dev")}
+
+
+def _corpus_digest(corpus: CorpusConfig, name: str) -> str:
+    if name == "train" and corpus.prepared is not None:
+        return joint_digest([shard["sha256"] for shard in read_statistics(corpus.prepared)["shards"]])
+    return corpus_digest(CorpusTexts(getattr(corpus, name), f"corpus.{name}"))
+
+
+def warn_of_changed_data(run_config: RunConfig, recorded: Mapping[str, str], where: str, consequence: str) -> list[str]:
+    """Return the splits whose data cannot be read or differs from its recorded digest; log a warning about each."""
+    changed = []
+    for name, digest in recorded.items():
+        try:
+            problem = "" if split_digest(run_config, name) == digest else "changed since its digest was recorded"
+        except UserError as error:
+            problem = f"cannot be compared with its recorded digest ({error})"
+        if problem:
+            sources = _source_names(run_config, name)
+            log.warning("%s: the data of split %s (%s) %s; %s", where, name, sources, problem, consequence)
+            changed.append(name)
+    return changed
+
+
+def _source_names(run_config: RunConfig, name: str) -> str:
+    """Return the files or datasets of a split."""
+    if (corpus := run_config.corpus) is None:
+        sources = [part.source for part in task_and_format(run_config)[0].splits()[name]]
+    elif name == "train" and corpus.prepared is not None:
+        return corpus.prepared
     else:
-        train = joint_digest([shard["sha256"] for shard in read_statistics(corpus.prepared)["shards"]])
-    return {"train": train, "dev": corpus_digest(CorpusTexts(corpus.dev, "corpus.dev"))}
+        sources = [source_from_config(part.source, "corpus") for part in getattr(corpus, name)]
+    return ", ".join(map(str, sources))
 
 
 def _task_splits(run_config: RunConfig, training: Examples) -> SplitRecords:

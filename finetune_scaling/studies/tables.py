@@ -13,12 +13,13 @@ from finetune_scaling.data.digests import joint_digest
 from finetune_scaling.data.task import load_task
 from finetune_scaling.evaluation.records import best_checkpoint_records, digest_columns, score_values, table_columns
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
-from finetune_scaling.files import location, read_json, write_atomically, write_json_atomically
+from finetune_scaling.files import location, read_json, read_json_object, write_atomically, write_json_atomically
 from finetune_scaling.laws.points.columns import LOSS_UNIT, NATS, RECORD, REQUIRED
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import test_examples
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, finetuning_config
+from finetune_scaling.studies.data_record import changed_data
 from finetune_scaling.studies.grid import StudyConfig, StudyRun, factor_value, held_out, runs
 
 POINTS, BASES, METADATA, REPORT = "points.csv", "bases.csv", "study.json", "report"
@@ -94,15 +95,15 @@ def write_bases(study: StudyConfig, workdir: Path) -> int:
 def write_study_metadata(study: StudyConfig, workdir: Path) -> dict[str, Any]:
     """Write study.json for the report: name and notes, and the main metric and baselines of each task.
 
-    baselines: scores on the task's test sets. evaluator_baselines: scores on the examples of its evaluators. failures:
-    the errors of failed runs, which a note names, too.
+    baselines: scores on the task's test sets; of a task whose data changed, those recorded before. evaluator_baselines:
+    scores on the examples of its evaluators. failures: the errors of failed runs, which a note names, too.
     """
     failures = _failures(study, workdir)
     metadata = {
         "name": study.name,
         "notes": [*study.notes, *([_failure_note(study, failures)] if failures else [])],
         "failures": failures,
-        "baselines": {name: _baseline(study, workdir, name) for name in study.tasks},
+        "baselines": _baselines(study, workdir),
         "evaluator_baselines": {name: _evaluator_baselines(study, workdir, name) for name in study.tasks},
         "metrics": {name: _MAIN_METRIC[load_task(configuration.plain(t.task)).kind] for name, t in study.tasks.items()},
     }
@@ -192,6 +193,15 @@ def _base_rows(study: StudyConfig, workdir: Path, name: str) -> Iterator[dict[st
                     "tokenizer": record["tokenizer_sha256"],
                     LOSS_UNIT: NATS,
                 }
+
+
+def _baselines(study: StudyConfig, workdir: Path) -> dict[str, dict[str, float]]:
+    path, changed = workdir / METADATA, changed_data(study, workdir)
+    recorded = read_json_object(path).get("baselines", {}) if any(changed.values()) and path.exists() else {}
+    return {
+        name: recorded.get(name, {}) if changed[f"tasks.{name}"] else _baseline(study, workdir, name)
+        for name in study.tasks
+    }
 
 
 def _baseline(study: StudyConfig, workdir: Path, task_name: str) -> dict[str, float]:

@@ -91,18 +91,35 @@ def test_a_run_resumes_with_moved_data_and_refuses_changed_data(config, unfinish
     assert record["splits"]["train"] == {"digest": digests["train"], "examples": 40, "dropped": 0}
 
 
+@pytest.mark.parametrize("split", SIZES)
+def test_a_finished_run_keeps_its_results_and_warns_of_changed_or_missing_data(config, finished, split, caplog):
+    path, rows, recorded = folder_of(config) / f"{split}.jsonl", records(split), (finished / "result.json").read_text()
+    with caplog.at_level(logging.WARNING):
+        run(config, finished)
+        assert not caplog.records
+        write(path.parent, split, rows[1:])
+        result = run(config, finished)
+        path.unlink()
+        run_data._split.cache_clear()
+        run_data._split_digest.cache_clear()
+        assert run(config, finished) == result == json.loads(recorded)
+    write(path.parent, split, rows)
+    changed, missing = (one.getMessage() for one in caplog.records)
+    assert f"the data of split {split} ({path}) changed" in changed
+    assert f"the data of split {split} ({path}) cannot be compared" in missing
+    assert (finished / "result.json").read_text() == recorded
+
+
 def test_an_evaluation_on_changed_data_says_so(config, finished, caplog):
     folder, rows = folder_of(config), records("test")
     evaluators = {name: TaskEvaluator(splits=(name,), generate=0, untuned=False) for name in ("dev", "test")}
     write(folder, "test", rows[1:])
     (job,) = plan_evaluations([str(finished)], lambda *_: evaluators, EvaluationOptions())
-    found = {}
     with caplog.at_level(logging.WARNING):
-        run_evaluations([job], EvaluationOptions(), lambda _, one, record: found.update({one.name: record}))
+        run_evaluations([job], EvaluationOptions())
     write(folder, "test", rows)
-    assert found["test"]["changed_splits"] == ["test"]
-    assert "changed_splits" not in found["dev"]
-    assert "evaluator test: the data of test changed since the run was trained" in caplog.text
+    assert f"evaluator test: the data of split test ({folder / 'test.jsonl'}) changed" in caplog.text
+    assert "split dev" not in caplog.text
 
 
 def test_the_digest_depends_on_texts_and_their_order_alone(config):

@@ -300,3 +300,20 @@ def test_baselines_are_scored_on_the_generated_examples(tiny_runs, done):
     assert facts["name"] == "tiny"
     assert {"bleu", "chrf"} <= facts["baselines"]["translation"].keys()
     assert facts["metrics"] == {"translation": "bleu"}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_finished_study_keeps_the_baselines_of_the_data_that_its_results_are_of(
+    tiny_runs, done, tmp_path, split, caplog
+):
+    workdir = Path(shutil.copytree(done, tmp_path / "study"))
+    study, digests = read_study(small(tiny_runs)), json.loads((workdir / "data.json").read_text())
+    recorded = {**tables.write_study_metadata(study, workdir), "baselines": {"translation": {"bleu": 12.5}}}
+    assert not caplog.records
+    (workdir / "study.json").write_text(json.dumps(recorded))
+    digests["tasks.translation"][split] = "sha256:other"
+    (workdir / "data.json").write_text(json.dumps(digests))
+    assert tables.write_study_metadata(study, workdir) == recorded
+    assert f"tasks.translation: the data of split {split} (grammar translation A-B, split '{split}')" in caplog.text
+    (workdir / "study.json").unlink()
+    assert tables.write_study_metadata(study, workdir)["baselines"] == {"translation": {}}
