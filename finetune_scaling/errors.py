@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from finetune_scaling.messages import escape_controls
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes the run
@@ -89,7 +91,7 @@ def exit_on_user_error() -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {escape_controls(str(error))}", file=sys.stderr, flush=True)
             sys.exit(error.exit_code)
         except Preempted as notice:
             print(f"preempted: {notice}", file=sys.stderr, flush=True)

@@ -78,7 +78,9 @@ def absolute(path: str | os.PathLike, *, keep_links: bool = False) -> Location:
     found = location(path)
     if not isinstance(found, Path):  # epath would resolve a URL as a relative path
         return found
-    return Path(os.path.abspath(found)) if keep_links else found.resolve()
+    return Path(
+        os.path.abspath(found) if keep_links else os.path.realpath(found)
+    )  # not resolve(): links may be circular
 
 
 def local_path(path: str | os.PathLike, what: str) -> Path:
@@ -129,7 +131,7 @@ def _replace(path: Path, data: bytes) -> None:
     if path.is_fifo() or path.is_char_device():  # root could replace /dev/null
         path.write_bytes(data)
         return
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     # Not tempfile's, which would not have the umask's permissions.
@@ -170,7 +172,7 @@ def new_directory(path: Path, needed: int = 0) -> Iterator[Path]:
 
     needed: bytes that will be written. Raises WorkdirError if `path` exists or the disk has too little free space.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     with disk_errors(path):
         check_new(path)
         path.parent.mkdir(parents=True, exist_ok=True)

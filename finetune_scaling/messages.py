@@ -8,6 +8,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def escape_controls(text: str) -> str:
+    """Return a text with line breaks and other characters that cannot be printed as escapes, such as \\n."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def describe_error(error: BaseException) -> str:
     """Return an error's type and the beginning of its message on one line."""
     return one_line(f"{type(error).__name__}: {error}")[:_MAX_CHARACTERS]

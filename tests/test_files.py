@@ -72,6 +72,12 @@ def test_the_target_of_a_link_is_replaced(tmp_path):
     assert [entry.name for entry in (tmp_path / "real").iterdir()] == ["file"]
 
 
+def test_a_circular_link_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    write_atomically(tmp_path / "link", "text")
+    assert (tmp_path / "link").read_text() == "text"
+
+
 def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

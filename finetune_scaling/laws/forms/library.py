@@ -171,10 +171,7 @@ def law_named(name: str) -> Law:
     base = name.removesuffix(SEPARATE_SUFFIX)
     if base in LAWS and (base == name or any(p.per_factor for p in LAWS[base].parameters)):
         return LAWS[base] if base == name else LAWS[base].without_sharing()
-    raise ConfigError(
-        f"{name!r} is not a law{suggestion(name, LAWS)}; the library has {', '.join(LAWS)}; give your own law as "
-        "FILE.py:NAME"
-    )
+    raise ConfigError(f"law = {name!r} is unknown{suggestion(name, LAWS)}, or give your own law as FILE.py:NAME")
 
 
 def _law_in_file(name: str) -> Law:
