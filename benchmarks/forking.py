@@ -8,6 +8,7 @@ import gc
 import importlib
 import os
 import pkgutil
+import re
 import resource
 import runpy
 import signal
@@ -25,7 +26,8 @@ import finetune_scaling
 COMMANDS = frozenset(
     ("train", "evaluate", "compare", "samples", "fit", "recommend", "plan", "prepare", "inspect", "convert", "study")
 )
-_NOTHING = os.devnull
+# Names of temporary files and directories of the package and of Orbax.
+TEMPORARY = re.compile(r"\.unfinished$|\.[0-9a-f]{32}$|orbax-checkpoint-tmp")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def start(action: Callable[[], None], log: Path, limits: Limits = Limits()) -> i
 
 def _enter(log: Path, limits: Limits) -> None:
     os.setsid()
-    out, null = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.open(_NOTHING, os.O_RDWR)
+    out, null = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, null), (1, null), (2, out)):
         os.dup2(source, target)
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 5))

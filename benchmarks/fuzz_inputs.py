@@ -26,7 +26,7 @@ from absl import app, flags
 
 import forking
 import mutations
-from fuzz_targets import Target, make_seeds, targets
+from fuzz_targets import Target, campaign_folder, targets
 
 _COUNT = flags.DEFINE_integer("count", 1000, "Number of inputs.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the damage.")
@@ -47,7 +47,6 @@ _ERROR = re.compile(r"^(error|preempted): (.*)", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(
     r"\b(config|line|column|path|task|method|[a-z_]+\.[a-z_]+)\b|^\w+ = "
 )  # or one of a config's fields
-_TEMPORARY = re.compile(r"\.unfinished$|\.[0-9a-f]{32}$|orbax-checkpoint-tmp")
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,15 @@ class Outcome:
 
 def main(_: Sequence[str]) -> None:
     """Run the campaign, or one input again."""
-    forking.import_package()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
-        seeds = Path(_SEEDS.value or f"{temporary}/seeds").resolve()
-        os.environ["FINETUNE_SCALING_CACHE"] = str(seeds / "cache")
-        make_seeds(seeds)
+    with campaign_folder(_SEEDS.value) as (temporary, seeds):
         known = {target.name: target for target in targets(seeds)}
         if _ONLY.value:
             name, _, number = _ONLY.value.rpartition(":")
             _show(known[name], int(number), seeds)
             return
         chosen = [known[name] for name in _TARGETS.value or known]
-        check_undamaged(chosen, seeds, Path(temporary))
-        report = campaign(chosen, seeds, Path(temporary))
+        check_undamaged(chosen, seeds, temporary)
+        report = campaign(chosen, seeds, temporary)
     print(_table(report))
     sys.exit(bool(report["faults"]))
 
@@ -216,7 +211,7 @@ def check_files(
     ]  # fmt: skip
     if changed:
         return "changed files", f"{', '.join(changed[:5])} after: {message or verdict}"
-    left = [name for name in after.keys() - before.keys() if _TEMPORARY.search(name)]
+    left = [name for name in after.keys() - before.keys() if forking.TEMPORARY.search(name)]
     if left:
         return "left files", f"{', '.join(left[:5])} after: {message or verdict}"
     return verdict, message

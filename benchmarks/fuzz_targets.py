@@ -1,11 +1,14 @@
 """Targets of the fuzz campaign: small valid inputs, made once, and the commands that read damaged copies of them."""
 
+import contextlib
 import json
+import os
 import random
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,7 +263,18 @@ def _read_study(case: Path) -> None:
         show(study)
 
 
-def make_seeds(seeds: Path) -> None:
+@contextlib.contextmanager
+def campaign_folder(seeds: str) -> Iterator[tuple[Path, Path]]:
+    """Yield a temporary directory, and the directory of the undamaged inputs: `seeds`, or a temporary one."""
+    forking.import_package()
+    with tempfile.TemporaryDirectory(prefix="campaign-") as temporary:
+        directory = Path(seeds or f"{temporary}/seeds").resolve()
+        os.environ["FINETUNE_SCALING_CACHE"] = str(directory / "cache")
+        _make_seeds(directory)
+        yield Path(temporary), directory
+
+
+def _make_seeds(seeds: Path) -> None:
     """Make all inputs, each in a child, since the parent must not compute with JAX."""
     seeds.mkdir(parents=True, exist_ok=True)
     steps: list[Callable[[], None]] = [

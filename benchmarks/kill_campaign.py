@@ -8,12 +8,10 @@ one run, of several processes, too. Prints a JSON summary; exits with 1 if anyth
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ from typing import Any
 from absl import app, flags
 
 import forking
-from fuzz_targets import TINY, make_seeds
+from fuzz_targets import TINY, campaign_folder
 
 _KILLS = flags.DEFINE_integer("kills", 30, "Number of kills.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments.")
@@ -34,7 +32,7 @@ _OUT = flags.DEFINE_string("out", "", "JSON file for the summary.")
 LIMITS = forking.Limits(cpu_seconds=600, seconds=1800, memory=32 * 2**30)
 LATEST = 1.3  # moments are uniform up to this multiple of the undisturbed seconds
 MOST_ATTEMPTS = 40  # in one directory, after which a command is left alone
-_TEMPORARY = re.compile(r"\.unfinished$|\.[0-9a-f]{32}$|orbax-checkpoint-tmp|\.conversion$")
+_LEFT = re.compile(rf"{forking.TEMPORARY.pattern}|\.conversion$")
 _UNCOMPARED = re.compile(r"environment\.json$|\.lock$|checkpoints/|\.log$|tfevents")
 _TIMES = frozenset(("seconds", "time", "fit_seconds", "git_commit", "created"))
 
@@ -62,14 +60,10 @@ class Found:
 
 def main(_: Sequence[str]) -> None:
     """Run the campaign and print the summary."""
-    forking.import_package()
-    with tempfile.TemporaryDirectory(prefix="kill-") as temporary:
-        seeds = Path(_SEEDS.value or f"{temporary}/seeds").resolve()
-        os.environ["FINETUNE_SCALING_CACHE"] = str(seeds / "cache")
-        make_seeds(seeds)
+    with campaign_folder(_SEEDS.value) as (temporary, seeds):
         known = {job.name: job for job in jobs(seeds)}
         chosen = [known[name] for name in _JOBS.value or known]
-        summary = campaign(chosen, Path(temporary), _KILLS.value, random.Random(_SEED.value))
+        summary = campaign(chosen, temporary, _KILLS.value, random.Random(_SEED.value))
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     if _OUT.value:
         Path(_OUT.value).write_text(f"{text}\n")
@@ -163,7 +157,7 @@ def fault_of(ended: forking.Ended, expected: dict[str, str], out: Path, folder: 
     found = results(out)
     if differing := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         return {"fault": "other results", "files": differing[:10]}
-    if left := sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if _TEMPORARY.search(path.name)):
+    if left := sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if _LEFT.search(path.name)):
         return {"fault": "temporary files", "files": left[:10]}
     return {}
 

@@ -4,7 +4,6 @@ Small sizes are named after their non-embedding parameters, which grow by a fact
 with ffn_dim = 4 model_dim.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,8 +52,3 @@ def model_config(block: Mapping[str, Any], vocab_size: int | None = None) -> Mod
     shape = configuration.choose(LADDER, name, "model.name") if name is not None else {}
     vocabulary = {} if vocab_size is None else {"vocab_size": vocab_size}
     return configuration.build(ModelConfig, {**shape, **vocabulary, **fields}, "model")
-
-
-def paper_model(name: str, **fields: Any) -> ModelConfig:
-    """Return a size of the ladder with the paper's vocabulary of 128,000."""
-    return dataclasses.replace(model_config({"name": name}, PAPER_VOCABULARY), **fields)

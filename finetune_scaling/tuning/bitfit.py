@@ -29,7 +29,7 @@ class BiasAdapter(LayerAdapter):
 
     @property
     def mergeable(self) -> bool:
-        return True  # `merge` keeps the bias; tuning/merging.py adds it to the model's config
+        return True  # `merge` keeps the bias; an export adds it to the model's config
 
 
 def build(options: BitfitOptions) -> TuningMethod:

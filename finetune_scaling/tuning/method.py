@@ -72,7 +72,7 @@ class TuningMethod:
 
     @property
     def mergeable(self) -> bool:
-        """Whether a plain model computes the same as the tuned one (tuning/merging.py)."""
+        """Whether a plain model computes the same as the tuned one."""
         return self.soft_prompt is None and (self.adapter is None or self.adapter.mergeable)
 
     @property

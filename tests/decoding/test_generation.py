@@ -1,6 +1,8 @@
 """A batch decodes as each of its prompts alone, for every batch size, chunk and bucket, with few programs."""
 
 import functools
+import runpy
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,9 +13,9 @@ from finetune_scaling.decoding.buckets import bucket, groups, rows_for
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.compilations import compiled_programs
-from finetune_scaling.tuning.merging import merge_adapter
 from finetune_scaling.tuning.partition import combine
 
+merge_adapter = runpy.run_path(str(Path(__file__).parents[1] / "merging.py"))["merge_adapter"]
 EOS, NEW, WIDTH = 1, 12, 17
 FULL, PROMPT, LORA = {"name": "full"}, {"name": "prompt", "length": 4}, {"name": "lora", "rank": 3}
 DORA, PREFIX = {"name": "dora", "rank": 3}, {"name": "prefix", "length": 4, "mlp_width": 6}

@@ -25,11 +25,11 @@ from finetune_scaling.models.token_layout import TokenLayout
 from finetune_scaling.training.loss import token_losses
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach
-from finetune_scaling.tuning.merging import merge_adapter
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine, partition
 from finetune_scaling.tuning.registry import METHODS
 
+merge_adapter = runpy.run_path(str(Path(__file__).parents[1] / "merging.py"))["merge_adapter"]
 MADE = runpy.run_path(str(Path(__file__).parents[1] / "public_models.py"))
 TEXT, VOCABULARY, EOS = MADE["TEXT"], MADE["VOCABULARY"], MADE["EOS"]
 LENGTHS = (TEXT, 13, 10, TEXT - 10)  # a row; a row with padding; two texts in one row

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig, ParameterCount, count_parameters
-from finetune_scaling.models.ladder import LADDER, model_config, paper_model
+from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.trees import parameter_count
 
@@ -42,7 +42,7 @@ def built(config: ModelConfig) -> ParameterCount:
 
 @pytest.mark.parametrize(("name", "total"), PAPER.items())
 def test_paper_sizes_have_exactly_the_derived_parameters(name, total):
-    config = paper_model(name)
+    config = model_config({"name": name}, PAPER_VOCABULARY)
     assert built(config).total == total
     assert built(config) == count_parameters(config)
     assert config.head_dim == 256

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
-from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.models.ladder import PAPER_VOCABULARY, model_config
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.model_sharding import (
     PARAMETER_AXES,
@@ -38,7 +38,7 @@ EVERYTHING = {
     "tied_head": False,
 }  # fmt: skip
 LLAMA = {"block": "sequential", "tied_head": False, "norm": "layernorm", "activation": "gelu"}
-BIG = paper_model("16b")
+BIG = model_config({"name": "16b"}, PAPER_VOCABULARY)
 
 
 def mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_scaling.models.ladder import model_config, paper_model
+from finetune_scaling.models.ladder import PAPER_VOCABULARY, model_config
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.tuning.method import configure
@@ -22,7 +22,7 @@ def workload() -> Callable[..., Workload]:
 
     def make(size: str = "100k", method: str = "full", vocabulary: int = 512, **changes: Any) -> Workload:
         paper = size in ("1b", "2b", "4b", "8b", "16b")
-        model = paper_model(size) if paper else model_config({"name": size}, vocabulary)
+        model = model_config({"name": size}, PAPER_VOCABULARY) if paper else model_config({"name": size}, vocabulary)
         fields = {field.name for field in dataclasses.fields(Workload)}
         options = dict(changes.pop("options", {}))
         options |= {name: changes.pop(name) for name in list(changes) if name not in fields}

@@ -11,7 +11,7 @@ from finetune_scaling import configuration
 from finetune_scaling.configuration import merge
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.models.ladder import PAPER_VOCABULARY, model_config
 from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.compiled import TRAINING, trace
 from finetune_scaling.planning.layout import Layout, resident_bytes
@@ -32,13 +32,13 @@ def run_config(file: str, argument: str, **changes: Any) -> RunConfig:
 @pytest.mark.parametrize("size", ["1b", "16b"])
 def test_a_missing_base_gives_the_size_by_its_name(size: str) -> None:
     model = planned_model(run_config("finetune/wmt14_en_de.py", f"{size},lora"))
-    assert model == paper_model(size, remat="full")
+    assert model == model_config({"name": size, "remat": "full"}, PAPER_VOCABULARY)
 
 
 def test_the_size_of_pretraining_may_be_changed() -> None:
     given = run_config("pretrain/bilingual.py", "en_de,2b")
-    assert planned_model(given) == paper_model("2b", remat="full")
-    assert planned_model(given, size="8b") == paper_model("8b", remat="full")
+    assert planned_model(given) == model_config({"name": "2b", "remat": "full"}, PAPER_VOCABULARY)
+    assert planned_model(given, size="8b") == model_config({"name": "8b", "remat": "full"}, PAPER_VOCABULARY)
     assert planned_model(given, vocabulary=64_000).vocab_size == 64_000
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.models.ladder import model_config
 from finetune_scaling.planning.chips import find_slice
 from finetune_scaling.planning.compiled import TRAINING, trace
 from finetune_scaling.planning.layout import Layout
@@ -19,7 +19,8 @@ from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
 # All sizes differ, so that shapes identify arrays; all are divisible by four.
-MODEL = paper_model("2m", layers=6, model_dim=384, heads=4, head_dim=128, ffn_dim=1280, vocab_size=3072, max_length=512)
+SHAPE = {"layers": 6, "model_dim": 384, "heads": 4, "head_dim": 128, "ffn_dim": 1280}
+MODEL = model_config({"name": "2m", **SHAPE, "max_length": 512}, vocab_size=3072)
 OPTIONS = {"full": {}, "lora": {"rank": 8}, "prompt": {"length": 24}}
 SLICE, LAYOUT = find_slice("v5e:2x2"), Layout(1, 4, 1, remat="full")
 

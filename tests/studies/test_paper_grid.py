@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.models.ladder import paper_model
+from finetune_scaling.models.ladder import PAPER_VOCABULARY, model_config
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.studies import configs, grid
 from finetune_scaling.studies.grid import Setting, StudyConfig, read_study
@@ -132,7 +132,7 @@ def test_bases(paper):
             assert run_config.objective.name == "ul2"
             assert run_config.optimizer.name == "adafactor"
             model = configs.family_model(paper.families[family], size)
-            assert count_parameters(model) == count_parameters(paper_model(size))
+            assert count_parameters(model) == count_parameters(model_config({"name": size}, PAPER_VOCABULARY))
 
 
 def test_the_listing_needs_no_data_and_has_the_documented_keys(paper):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.models.config import ModelConfig, count_parameters
-from finetune_scaling.models.ladder import model_config, paper_model
+from finetune_scaling.models.ladder import PAPER_VOCABULARY, model_config
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.training.flops import (
     attention_flops_per_token,
@@ -103,7 +103,7 @@ def test_local_layers_attend_to_their_window(window, pattern):
 
 
 def test_large_models_cost_6n_and_4n_a_token():
-    config = paper_model("16b")
+    config = model_config({"name": "16b"}, PAPER_VOCABULARY)
     parameters = count_parameters(config).total
     for name, factor in (("full", 6), ("lora", 4), ("prompt", 4)):
         ratio = training_flops_per_token(config, configure(METHODS, {"name": name}), 512) / parameters

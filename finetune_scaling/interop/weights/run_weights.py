@@ -9,12 +9,11 @@ import numpy as np
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.models.config import ModelConfig
+from finetune_scaling.models.config import DENSE_LAYERS, ModelConfig
 from finetune_scaling.runs.checkpoints import read_trainable
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 from finetune_scaling.runs.streamed_checkpoint import StreamedCheckpoint
 from finetune_scaling.trees import flatten
-from finetune_scaling.tuning.merging import with_biases
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
@@ -92,13 +91,15 @@ def _layers(path: str, leaf: np.ndarray) -> Iterator[np.ndarray]:
 
 def merged_config(run: TrainedRun) -> ModelConfig:
     """Return the config of the tuned model: the base's config with the biases that the method added."""
-    return with_biases(run.model, {path.split("/")[-2] for path in run.adapter if path.endswith("/bias")})
+    added = {path.split("/")[-2] for path in run.adapter if path.endswith("/bias")} - {*run.model.biased}
+    biased = tuple(name for name in DENSE_LAYERS if name in added or name in run.model.biased)
+    return dataclasses.replace(run.model, biased=biased) if added else run.model
 
 
 def merged_leaves(run: TrainedRun, keep_dtypes: bool) -> LeafReader:
     """Return a reader of the tuned model's leaves; changed leaves are float32 unless `keep_dtypes`.
 
-    It merges leaf by leaf and layer by layer, since tuning/merging.py needs all parameters in memory.
+    It merges leaf by leaf and layer by layer, so that the parameters need not fit in memory.
 
     Raises:
         ConfigError: The method cannot be merged into the model.
