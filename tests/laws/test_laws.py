@@ -41,7 +41,7 @@ def test_a_layout_names_parameters_and_converts_both_ways() -> None:
 
 
 def test_an_unknown_law_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="'chinchila' is unknown.*chinchilla"):
+    with pytest.raises(ConfigError, match=r"'chinchila' is unknown.*chinchilla"):
         law_named("chinchila")
 
 
