@@ -43,11 +43,37 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         if name not in fields:
             raise ConfigError(f"{where}.{name} is not a field of {where}{suggestion(name, fields)}")
     hints = type_hints(cls)  # type: ignore[arg-type]
-    values = {name: _convert(hints[name], value, f"{where}.{name}") for name, value in mapping.items()}
+    values = {name: convert(hints[name], value, f"{where}.{name}") for name, value in mapping.items()}
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise ConfigError(f"{where}.{missing[0]} is missing; give it a value")
     return cls(**values)
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """Convert a value of a config to a declared type. Raises ConfigError that names the field `where`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return plain(value)
+    if origin is Annotated:
+        return _convert_annotated(arguments, value, where)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where} = {value!r} is unknown{suggestion(value, map(str, arguments))}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _convert_mapping(arguments, value, where)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if not isinstance(value, Mapping | ml_collections.ConfigDict):
+            raise ConfigError(f"{where} must be a group of fields, not {value!r}")
+        return build(hint, value, where)  # type: ignore[arg-type]
+    return _convert_scalar(hint, value, where)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -147,35 +173,10 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return plain(value)
-    if origin is Annotated:
-        return _convert_annotated(arguments, value, where)
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, value, where)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where} = {value!r} is unknown{suggestion(value, map(str, arguments))}")
-        return value
-    if origin is tuple:
-        return _convert_tuple(arguments, value, where)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _convert_mapping(arguments, value, where)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
-            return value
-        if not isinstance(value, Mapping | ml_collections.ConfigDict):
-            raise ConfigError(f"{where} must be a group of fields, not {value!r}")
-        return build(hint, value, where)  # type: ignore[arg-type]
-    return _convert_scalar(hint, value, where)
-
-
 def _convert_annotated(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     """Convert a value of an annotated type, and apply the annotations that are functions."""
     kind, *annotations = arguments
-    value = _convert(kind, value, where)
+    value = convert(kind, value, where)
     for function in filter(callable, annotations):
         try:
             value = function(value)
@@ -193,7 +194,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         if option is type(None):
             continue
         try:
-            return _convert(option, value, where)
+            return convert(option, value, where)
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
@@ -212,11 +213,11 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple:
         raise ConfigError(f"{where} must be a list, not {value!r}")
     values = list(value)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_convert(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(values))
+        return tuple(convert(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(values))
     if len(values) != len(arguments):
         raise ConfigError(f"{where} must have {len(arguments)} entries, not {len(values)}")
     return tuple(
-        _convert(hint, entry, f"{where}[{i}]") for i, (hint, entry) in enumerate(zip(arguments, values, strict=True))
+        convert(hint, entry, f"{where}[{i}]") for i, (hint, entry) in enumerate(zip(arguments, values, strict=True))
     )
 
 
@@ -230,7 +231,7 @@ def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict
 def _convert_entry(hint: Any, value: Any, where: str) -> Any:
     """Convert an entry of a mapping. Raises ConfigError that names the entry, which a dataclass does not know."""
     try:
-        return _convert(hint, value, where)
+        return convert(hint, value, where)
     except ConfigError as error:
         if where in str(error):
             raise

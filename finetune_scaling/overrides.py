@@ -9,7 +9,6 @@ import dataclasses
 import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from decimal import InvalidOperation
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,7 +19,9 @@ from finetune_scaling.errors import ConfigError
 from finetune_scaling.typed_values import entry_hint, form, has_fields, is_mapping, kinds, parse
 
 # .name, [0] or ["name"]
-_PART = re.compile(r"""\.?(?P<name>[^.\[\]'"]+)|\[(?P<index>\d+)\]|\[(?P<quote>['"])(?P<key>[^'"\]]+)(?P=quote)\]""")
+_PART = re.compile(r"""\.?(?P<name>[^.\[\]'"]+)|\[(?P<index>\d+)\]|\[(?P<quote>['"])(?P<key>.+?)(?P=quote)\]""")
+_PATH = r"""(?:\["[^"]+"\]|\['[^']+'\]|[^=])*"""  # a = that is not in quotes ends it
+_SELECTORS = ("kind", "name")  # fields that can determine which others their group has, in the order they are set
 
 
 class Override(NamedTuple):
@@ -47,7 +48,7 @@ def take_overrides(arguments: Sequence[str], names: Collection[str]) -> tuple[li
 
     The forms are --config.field=value, --config.field value, and for booleans --config.field and --noconfig.field.
     """
-    pattern = re.compile(rf"--?(no-?)?({'|'.join(map(re.escape, names))})\.([^=]*)(?:=(.*))?", re.DOTALL)
+    pattern = re.compile(rf"--?(no-?)?({'|'.join(map(re.escape, names))})\.({_PATH})(?:=(.*))?", re.DOTALL)
     others: list[str] = []
     overrides: list[Override] = []
     left = list(arguments)
@@ -68,16 +69,23 @@ def take_overrides(arguments: Sequence[str], names: Collection[str]) -> tuple[li
 
 
 def apply_overrides(config: Any, overrides: Sequence[Override], declared: Any) -> None:
-    """Set fields of a config in the order of the command line.
+    """Set fields of a config: groups before their fields, and in a group first those that determine its other fields.
 
     declared: the dataclass that reads the config. Raises ConfigError that names the field and the form of its values.
     """
-    paths = [_parse_path(override) for override in overrides]
-    for index, (override, path) in enumerate(zip(overrides, paths, strict=True)):
-        for earlier, inside in zip(overrides[:index], paths, strict=False):
+    given = [(_parse_path(override), override) for override in overrides]
+    for index, (path, override) in enumerate(given):
+        for inside, earlier in given[:index]:
             if len(inside) > len(path) and inside[: len(path)] == path:
                 raise ConfigError(f"{override.name} would replace {earlier.name}. Fix: give it before, or omit it")
-        _set_field(config, declared, path, override._replace(repeated=path in paths[:index]), override.flag)
+    done = []
+    for path, override in sorted(given, key=lambda entry: _precedence(entry[0])):
+        _set_field(config, declared, path, override._replace(repeated=path in done), override.flag)
+        done.append(path)
+
+
+def _precedence(path: Sequence[str | int]) -> tuple[int, int]:
+    return len(path), _SELECTORS.index(path[-1]) if path[-1] in _SELECTORS else len(_SELECTORS)
 
 
 def _parse_path(override: Override) -> tuple[str | int, ...]:
@@ -105,11 +113,23 @@ def _set_field(holder: Any, hint: Any, path: Sequence[str | int], override: Over
             raise ConfigError(f"{override.name}: {where} is empty in this config. Fix: set it in the config file")
         raise ConfigError(f"{override.name}: {where} is no group of fields. Fix: write --{where}=VALUE, {form(hint)}")
     fields = _Fields.of(hint, holder)
-    name = fields.find(str(path[0]), last=len(path) == 1, where=where, override=override)
+    name = fields.find(str(path[0]), last=len(path) == 1, where=where)
     value = _set_field(fields.value(name), fields.hint(name), path[1:], override, f"{where}.{name}")
-    with _unlocked(holder):
-        holder[name] = value  # type: ignore[index]
+    _assign(fields, hint, name, value, override)
     return holder
+
+
+def _assign(fields: "_Fields", hint: Any, name: str, value: Any, override: Override) -> None:
+    """Set a field of a group. If its name or kind then has other fields, those of the previous one are removed."""
+    group, before = fields.group, fields.value(name)
+    with _unlocked(group):
+        try:
+            group[name] = value
+        except ValueError as error:
+            raise ConfigError(f"{override.name}: names in a config have no dots. Fix: write _ instead") from error
+        if name in _SELECTORS and before not in (None, value) and _Fields.of(hint, group).declared != fields.declared:
+            for other in set(group) - {name}:
+                del group[other]
 
 
 def _set_entry(holder: Any, hint: Any, path: Sequence[str | int], override: Override, where: str) -> Any:
@@ -142,20 +162,24 @@ class _Fields:
 
     @classmethod
     def of(cls, hint: Any, group: Any) -> "_Fields":
-        """Return the fields of a group of this declared type."""
+        """Return the fields of a group of this declared type; of a union, those of the member of the group's kind."""
         declared: dict[str, Any] = {}
         entries = None
         for kind, annotations in kinds(hint):
             blocks = [annotation for annotation in annotations if isinstance(annotation, OpenBlock)]
             for block in blocks:
                 declared |= {**cls.of(block.fields_of(group), group).declared, **block.further}
-            if dataclasses.is_dataclass(kind) and _names_kind(kind, group):
-                declared |= {**type_hints(kind), **declared}  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(kind):
+                hints = type_hints(kind)  # type: ignore[arg-type]
+                if "kind" in hints:
+                    declared["kind"] = declared.get("kind", hints["kind"]) | hints["kind"]
+                    hints = hints if group.get("kind") in (None, *typing.get_args(hints["kind"])) else {}
+                declared = {**hints, **declared}
             elif is_mapping(kind) and not blocks:
                 entries = (*typing.get_args(kind), Any, Any)[1]
         return cls(group, declared, entries)
 
-    def find(self, name: str, *, last: bool, where: str, override: Override) -> str:
+    def find(self, name: str, *, last: bool, where: str) -> str:
         """Return the name of a field, which may be written with - for _. Raises ConfigError if there is none.
 
         Entries of a mapping may be added whole.
@@ -168,7 +192,7 @@ class _Fields:
             return name
         fix = suggestion(name, known) if known else ""
         if self.entries is not None and closest(name, known) is None:
-            fix += f". Fix: to add it, write --{where}.{name}=\"{{'field': value}}\""
+            fix += f". Fix: to add it, write --{where}.{name}=VALUE, {form(self.entries)}"
         raise ConfigError(f"--{where}.{name}: {where} has no such field{fix}")
 
     def value(self, name: str) -> Any:
@@ -190,26 +214,16 @@ class _Fields:
         return kind | None if kind in (bool, int, float, str) else Any
 
 
-def _names_kind(kind: Any, group: Any) -> bool:
-    """Return whether a group is of this dataclass of a union, by the field `kind` if it has one."""
-    return not hasattr(kind, "kind") or group.get("kind") in (None, kind.kind)
-
-
 def _parse_value(override: Override, hint: Any) -> Any:
     """Return the value of an override. Raises ConfigError that says how values of this type are written."""
-    ordered = sorted(kinds(hint), key=lambda kind: kind[0] is str)  # every text is a str
     if override.text is None:
-        if any(kind in (bool, Any) for kind, _ in ordered):
+        if any(kind in (bool, Any) for kind, _ in kinds(hint)):
             return override.switch
         raise ConfigError(f"{override.name} has no value; write {override.name}=VALUE, {form(hint)}")
-    for kind, annotations in ordered:
-        try:
-            value = parse(override.text, kind, annotations)
-            if override.repeated and isinstance(value, tuple):
-                raise ConfigError("given twice. Fix: give one list, with all entries")
-            return value
-        except ConfigError as error:
-            raise ConfigError(f"{override.name}: {error}") from None
-        except (ValueError, SyntaxError, InvalidOperation, MemoryError, RecursionError):
-            continue
-    raise ConfigError(f"{override.name}={override.text}: expected {form(hint)}")
+    try:
+        value = parse(override.text, hint)
+    except ConfigError as error:
+        raise ConfigError(f"{override.name}={override.text}: {error}") from None
+    if override.repeated and isinstance(value, tuple):
+        raise ConfigError(f"{override.name} is given twice. Fix: give one list, with all entries")
+    return value

@@ -9,19 +9,19 @@ import dataclasses
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
-from finetune_scaling.configuration import ESCAPES
+from finetune_scaling.configuration import ESCAPES, convert
 from finetune_scaling.errors import ConfigError
 
-# Entries of a list: 'quoted' or plain, up to the next comma
-_ENTRY = re.compile(r"""\s*(?P<entry>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,'"()\[\]]*)\s*(?:,|$)""")
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
-_ESCAPED = {"n": "\n", "t": "\t", "\\": "\\"}
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+_NONE = ("None", "none")
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_BRACKETS = {"(": ")", "[": "]"}
+_QUOTES_AND_BRACKETS = set("'\"()[]")  # of Python lists; plain lists have none
 _LARGEST_EXPONENT = 18  # of integers such as 1e9
 
 
@@ -55,8 +55,34 @@ def entry_hint(hint: Any) -> Any:
     return entries[0] if entries else Any
 
 
-def parse(text: str, kind: Any, annotations: Sequence[Any]) -> Any:
-    """Return the value of this type that a text spells. Raises ValueError or SyntaxError if it spells none."""
+def parse(text: str, hint: Any) -> Any:
+    """Return the value of a declared type that a text spells. Raises ConfigError that says how values are written."""
+    try:
+        return _parse_union(text, hint)
+    except ValueError:
+        pass
+    if text in _NONE:
+        is_text = any(kind is str for kind, _ in kinds(hint))
+        name = f"; a file of this name is ./{text}" if is_text else ""
+        raise ConfigError(f"None is for optional fields, and this one needs a value. Fix: write {form(hint)}{name}")
+    raise ConfigError(f"expected {form(hint)}")
+
+
+def _parse_union(text: str, hint: Any) -> Any:
+    """Return the value of the first member of a union that a text spells. Raises ValueError if it spells none."""
+    for kind, annotations in sorted(kinds(hint), key=_precedence):
+        with contextlib.suppress(ValueError):
+            return _parse_kind(text, kind, annotations)
+    return _fail(text)
+
+
+def _precedence(member: tuple[Any, tuple[Any, ...]]) -> int:
+    """Return when a member of a union is tried: "none" can be an option, and every text is a str."""
+    kind, _ = member
+    return 0 if typing.get_origin(kind) is Literal else 1 if kind is type(None) else 3 if kind is str else 2
+
+
+def _parse_kind(text: str, kind: Any, annotations: Sequence[Any]) -> Any:
     if kind is str:
         return _parse_text(text, annotations)
     if kind in _PARSERS:
@@ -64,15 +90,15 @@ def parse(text: str, kind: Any, annotations: Sequence[Any]) -> Any:
     if typing.get_origin(kind) is Literal:
         options = {str(option): option for option in typing.get_args(kind)}
         return options[text] if text in options else _fail(text)
-    if typing.get_origin(kind) is tuple or kind in (tuple, list):
+    if typing.get_origin(kind) is tuple:
         return _parse_list(text, kind)
-    if dataclasses.is_dataclass(kind) or is_mapping(kind):
-        value = ast.literal_eval(text)
-        return value if isinstance(value, dict) else _fail(text)
-    return _parse_literal(text)
+    value = _python_value(text)
+    return value if isinstance(value, dict) else _fail(text)
 
 
 def _parse_text(text: str, annotations: Sequence[Any]) -> Any:
+    if text in _NONE:
+        _fail(text)
     value: Any = _ESCAPE.sub(_unescape, text) if ESCAPES in annotations else text
     for function in filter(callable, annotations):
         value = function(value)
@@ -81,14 +107,12 @@ def _parse_text(text: str, annotations: Sequence[Any]) -> Any:
 
 def _unescape(match: re.Match[str]) -> str:
     if match[1] not in _ESCAPED:
-        raise ConfigError(
-            rf"{match[0]!s} is not an escape; write \n for a newline, \t for a tab, and \\ for a backslash"
-        )
+        raise ConfigError(rf"{match[0]} is not an escape; there are \n, \t, \r, and \\ for a backslash")
     return _ESCAPED[match[1]]
 
 
 def _parse_none(text: str) -> None:
-    return None if text == "None" else _fail(text)
+    return None if text in _NONE else _fail(text)
 
 
 def _parse_bool(text: str) -> bool:
@@ -98,16 +122,19 @@ def _parse_bool(text: str) -> bool:
 def _parse_int(text: str) -> int:
     with contextlib.suppress(ValueError):
         return int(text, 0)
-    number = Decimal(text)  # 1e6 is how people write a million steps
+    try:
+        number = Decimal(text)  # 1e6 is how people write a million steps
+    except InvalidOperation:
+        return _fail(text)
     if not number.is_finite() or number.adjusted() > _LARGEST_EXPONENT or number != number.to_integral_value():
         _fail(text)
     return int(number)
 
 
-def _parse_literal(text: str) -> Any:
+def _parse_any(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return _python_value(text)
+    except ValueError:
         return text
 
 
@@ -116,44 +143,35 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
     bool: _parse_bool,
     int: _parse_int,
     float: float,
-    Any: _parse_literal,
+    Any: _parse_any,
 }
 
 
 def _parse_list(text: str, kind: Any) -> tuple[Any, ...]:
-    """Parse 0,1,2 or (0,1,2) or ('a','b'): entries of one declared type, or Python literals."""
-    hint = entry_hint(kind) if typing.get_origin(kind) is tuple else Any
-    if hint is Any or has_fields(hint) or _has_lists(hint):
-        value = ast.literal_eval(text)
-        return tuple(value) if isinstance(value, list | tuple) else _fail(text)
-    inside = text.strip()
-    if inside[:1] in _BRACKETS:
-        inside = inside[1:-1] if inside.endswith(_BRACKETS[inside[0]]) else _fail(text)
-    return tuple(_parse_entry(entry, hint) for entry in _split_entries(inside.strip()))
+    """Parse plain entries such as a,b, or a Python list such as ('a', 'b'); Text keeps its blanks."""
+    hint = entry_hint(kind)
+    if text in _NONE:
+        _fail(text)
+    if has_fields(hint) or _has_lists(hint) or not _QUOTES_AND_BRACKETS.isdisjoint(text):
+        value = _python_value(text)
+        entries = value if isinstance(value, list | tuple) else [value]
+        return tuple(entries) if has_fields(hint) else convert(kind, entries, "entries")
+    is_escaped = any(ESCAPES in annotations for _, annotations in kinds(hint))
+    plain = [entry if is_escaped else entry.strip() for entry in text.removesuffix(",").split(",")] if text else []
+    return tuple(_parse_union(entry, hint) if entry else _fail(text) for entry in plain)
 
 
 def _has_lists(hint: Any) -> bool:
     return any(typing.get_origin(kind) is tuple for kind, _ in kinds(hint))
 
 
-def _split_entries(text: str) -> Iterator[str]:
-    end = 0
-    while end < len(text):
-        match = _ENTRY.match(text, end)
-        if match is None or not match["entry"].strip():
-            _fail(text)
-        yield match["entry"].strip()
-        end = match.end()
-
-
-def _parse_entry(text: str, hint: Any) -> Any:
-    for kind, annotations in kinds(hint):
-        with contextlib.suppress(ValueError, InvalidOperation):
-            if text[0] in "'\"":
-                value = ast.literal_eval(text)
-                return parse(value, kind, [note for note in annotations if note != ESCAPES])
-            return parse(text, kind, annotations)
-    return _fail(text)
+def _python_value(text: str) -> Any:
+    """Return the value of a Python literal. Raises ValueError if it is none."""
+    try:
+        with warnings.catch_warnings(action="error"):  # of escapes that Python does not know
+            return ast.literal_eval(text.strip())
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(text) from error
 
 
 def _fail(text: str) -> typing.NoReturn:
@@ -185,6 +203,6 @@ def _form_of_kind(kind: Any) -> str:
         hint = entry_hint(kind)
         if _has_lists(hint):
             return "a list such as \"[('a', 0.5)]\""
-        group = "\"[{'field': 1}]\"" if has_fields(hint) else "a,b"
+        group = "\"[{'field': 1}]\"" if has_fields(hint) else "a,b or \"['a, b', 'c']\""
         return f"a list such as {({int: '0,1,2', float: '0.1,0.2'}).get(hint, group)}"
     return "a group such as \"{'field': 1}\""

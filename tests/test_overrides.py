@@ -14,7 +14,7 @@ from finetune_scaling.configuration import plain, type_hints
 from finetune_scaling.data.task import load_task
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.overrides import Override, apply_overrides, take_overrides
-from finetune_scaling.runs.config_template import run_config_template
+from finetune_scaling.runs.config_template import finetuning_template, run_config_template
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.studies.grid import StudyConfig, read_study
 from finetune_scaling.tuning.registry import METHODS
@@ -28,11 +28,17 @@ SAMPLES = {  # texts of each type, and the values that Python writes so
     float: {"3": 3.0, "1e-3": 1e-3, "0.5": 0.5},
     bool: {"True": True, "false": False, "1": True},
     str: {"a text": "a text", "": ""},
-    type(None): {"None": None},
+    type(None): {"none": None, "None": None},
 }
 LISTS = {
     int: {"4,8": (4, 8), "(4, 8)": (4, 8), "[4,]": (4,), "1e2": (100,), "()": (), "": ()},
-    str: {"a,b": ("a", "b"), "('a','b')": ("a", "b"), "['a']": ("a",), "1b": ("1b",), "'a,b',c": ("a,b", "c")},
+    str: {
+        "a,b": ("a", "b"),
+        "('a','b')": ("a", "b"),
+        "['a']": ("a",),
+        "1b": ("1b",),
+        "'a, b','None'": ("a, b", "None"),
+    },
     bool: {"True,False": (True, False)},
     tuple[str, float]: {"[('a', 0.5)]": (("a", 0.5),)},
 }
@@ -80,7 +86,7 @@ def on_the_command_line(config: ConfigDict, declared: Any, *flags: str) -> dict[
 
 def value_at(config: Any, path: str) -> Any:
     for name in path.split("."):
-        config = config[name]
+        config = config[int(name) if name.isdigit() else name]
     return config
 
 
@@ -149,9 +155,75 @@ def test_the_models_chat_template_is_set_by_its_name(read_command_line):
 
 
 def test_escapes_are_interpreted_in_texts_only(read_command_line):
-    config = read_command_line(FINETUNE, r"--config.name=a\nb", r"--config.evaluation.decoding.stop=\n,'x,\n'")
-    assert config["name"] == r"a\nb"
-    assert config["evaluation"]["decoding"]["stop"] == ["\n", "x,\n"]
+    assert read_command_line(FINETUNE, r"--config.name=a\nb")["name"] == r"a\nb"
+
+
+@pytest.mark.parametrize(
+    ("written", "stop"),
+    [
+        (r"\n", ["\n"]),
+        ("\n", ["\n"]),
+        (r"\r\n,\\", ["\r\n", "\\"]),
+        (" | ", [" | "]),
+        ("a, b", ["a", " b"]),
+        (r"['a, b', '\n', ' | ']", ["a, b", "\n", " | "]),
+        ("'[INST]'", ["[INST]"]),
+        ("", []),
+    ],
+)
+def test_stop_strings_keep_their_blanks(written, stop, read_command_line):
+    config = read_command_line(FINETUNE, f"--config.evaluation.decoding.stop={written}")
+    assert config["evaluation"]["decoding"]["stop"] == stop
+
+
+def test_names_in_lists_may_have_blanks_around_them(read_command_line):
+    assert read_command_line(FINETUNE, "--config.method.targets=query, value")["method"]["targets"] == [
+        "query",
+        "value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "group", "fields"),
+    [
+        (["method.length=7", "method.name=prefix"], "method", {"name": "prefix", "length": 7}),
+        (["method.rank=7", "method.name=lora"], "method", {"rank": 7, "alpha": None}),
+        (["schedule.warmup_steps=7", "schedule.name=wsd"], "schedule", {"name": "wsd", "warmup_steps": 7}),
+        (["task.max_source_tokens=7", "task.name=wmt19_en_zh"], "task", {"max_source_tokens": 7}),
+        (["task.template.system=a", "task.template.name=chat"], "task.template", {"system": "a", "name": "chat"}),
+        (
+            ["evaluation.evaluators.a.rows=7", "evaluation.evaluators.a.kind=text"],
+            "evaluation.evaluators.a",
+            {"kind": "text", "rows": 7},
+        ),
+        (
+            ["corpus.dev[0].source.split=7", "corpus.dev[0].source.name=a", "corpus.dev[0].source.kind=tfds"],
+            "corpus.dev.0.source",
+            {"kind": "tfds", "name": "a", "split": "7"},
+        ),
+    ],
+)
+def test_the_order_of_a_name_or_kind_and_its_fields_has_no_effect(flags, group, fields):
+    configs = []
+    for order in (flags, flags[::-1]):
+        config = finetuning_template("wmt14_en_de", "lora")
+        config.evaluation.evaluators = {"a": {"kind": "task", "shots": 1}}
+        config.corpus = {"dev": [{"source": {"kind": "files", "path": "a.jsonl"}}]}
+        configs.append(on_the_command_line(config, RunConfig, *(f"--config.{flag}" for flag in order)))
+    assert configs[0] == configs[1]
+    assert value_at(configs[0], group).items() >= fields.items()
+
+
+def test_another_method_starts_at_its_defaults(read_command_line):
+    config = read_command_line(FINETUNE, "--config.method.length=8", "--config.method.name=prefix")
+    assert read_run_config(config).method == {"name": "prefix", "length": 8}
+    assert read_command_line(FINETUNE, "--config.method.name=full")["method"] == {"name": "full"}
+
+
+def test_keys_in_quotes_may_contain_anything_but_dots(read_command_line):
+    key = "--config.task.template.languages"
+    config = read_command_line(FINETUNE, f"{key}['a=b']=c=d", f'{key}["it\'s]"]', "e", f"{key}.a-b=f=g")
+    assert config["task"]["template"]["languages"] == {"a=b": "c=d", "it's]": "e", "a-b": "f=g"}
 
 
 def test_names_with_dashes_and_indices(read_command_line):
@@ -210,6 +282,20 @@ def test_fields_of_studies_are_set_at_any_depth(read_command_line):
         ([r"task.template.input={source}\d"], r"\\d is not an escape"),
         (["evaluation.evaluators.news.shots=1"], "to add it, write --config.evaluation.evaluators.news="),
         (["base.run=~nobody-here/x"], "there is no user 'nobody-here'"),
+        (["base.run=None"], r"this one needs a value. Fix: write a text; a file of this name is \./None"),
+        (["tokenizer=none"], r"\./none"),
+        (["name=None"], "this one needs a value"),
+        (["method.targets=None"], "this one needs a value. Fix: write a list such as a,b"),
+        (["optimizer.learning_rate_multipliers=None"], "this one needs a value"),
+        (["limits=None"], "this one needs a value. Fix: write a group"),
+        (["evaluation.decoding.stop=[INST]"], r"a list such as a,b or \"\['a, b', 'c'\]"),
+        ([r"evaluation.decoding.stop='\d'"], "expected a list such as a,b"),
+        (["method.targets=(1,2)"], "expected str"),
+        (["method.name=lorra", "method.rank=2"], "expected full, prompt, lora"),
+        (["task.template.languages['a.b']=c"], "names in a config have no dots"),
+        (["task.template.languages={'a.b': 'c'}"], "names in a config have no dots"),
+        (["task.template.languages.a.b=c"], "to add it, write --config.task.template.languages.a=VALUE, a text"),
+        (["evaluation.evaluators={[]: 1}"], "expected a group"),
     ],
 )
 def test_wrong_overrides_show_the_right_form(flags, error, read_command_line):

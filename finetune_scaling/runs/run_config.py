@@ -27,7 +27,7 @@ LARGEST_SEED = 2**32 - 1
 
 ModelBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: ModelConfig, {"name": str})]
 ScheduleBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: ScheduleConfig)]
-MethodBlock = Annotated[Mapping[str, Any], OpenBlock(lambda block: _method_options(block), {"name": str})]
+MethodBlock = Annotated[Mapping[str, Any], OpenBlock(lambda block: _method_options(block), {"name": Literal[*METHODS]})]
 
 
 def _method_options(block: Mapping[str, Any]) -> Any:
