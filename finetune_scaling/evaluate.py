@@ -31,7 +31,7 @@ from finetune_scaling.messages import count_noun
 from finetune_scaling.metrics.corpus import read_corpus
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import Scores, metrics_from_flag, score_corpus
-from finetune_scaling.names import check_file_names
+from finetune_scaling.names import check_file_names, joint_name
 from finetune_scaling.runs.evaluators import (
     TEST_EVALUATOR,
     Evaluator,
@@ -196,9 +196,9 @@ def _evaluators(run_config: RunConfig, configured: Mapping[str, Evaluator]) -> d
     known = configured or run_config.evaluation.named_evaluators
     if _EVALUATORS.value is None and not configured:
         splits = None if _SPLIT.value is None else tuple(_SPLIT.value)
-        check_file_names(["+".join(splits or [TEST_EVALUATOR])], "--split")
+        check_file_names(splits or (), "--split")
         chosen: dict[str, Evaluator] = {
-            "+".join(splits or [TEST_EVALUATOR]): TaskEvaluator(splits=splits, examples=None, generate=None)
+            joint_name(splits or [TEST_EVALUATOR]): TaskEvaluator(splits=splits, examples=None, generate=None)
         }
     elif _SPLIT.value is not None:
         raise ConfigError("--split is for the run's own splits; evaluators define theirs: omit --split or --evaluators")

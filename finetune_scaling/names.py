@@ -1,8 +1,9 @@
 """Names in configs that become names of files and directories: test sets, evaluators, tasks, families, model sizes."""
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from finetune_scaling.errors import ConfigError
 
@@ -25,6 +26,14 @@ def check_file_names(names: Iterable[str], where: str) -> None:
         other = by_key.setdefault(file_key(name), name)
         if other != name:
             raise ConfigError(f"{where}: {other!r} and {name!r} are one file on some systems. Fix: rename one of them")
+
+
+def joint_name(names: Sequence[str]) -> str:
+    """Return a name for several file names: joined by @, which none of them contains, or a digest if that is long."""
+    joint = "@".join(names)
+    if len(joint.encode()) <= MAX_BYTES:
+        return joint
+    return f"{len(names)}@{hashlib.sha256(joint.encode()).hexdigest()[:12]}"
 
 
 def file_key(name: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from finetune_scaling.data.task import jsonl_task, load_task
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.names import check_file_names
+from finetune_scaling.names import check_file_names, joint_name
 from finetune_scaling.runs.evaluators import read_evaluators
 from finetune_scaling.studies.grid import read_study
 
@@ -17,6 +17,17 @@ def test_every_allowed_name_is_one_component_that_a_file_system_accepts(name, tm
     check_file_names([name], "test")
     (tmp_path / name).mkdir()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_several_names_have_one_that_no_other_name_equals(tmp_path):
+    long = "x" * 100
+    groups = [["a"], ["a", "b"], ["b", "a"], ["a+b"], [long], [long, "a"], ["a", long], ["ä" * 40, "ö" * 40, "ü" * 40]]
+    names = {joint_name(group) for group in groups}
+    assert len(names) == len(groups)
+    for name in names:
+        (tmp_path / f"{name}.{long}.jsonl").touch()
+    with pytest.raises(ConfigError):
+        check_file_names([joint_name(["a", "b"])], "test")
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
