@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_scaling.data.tokenizers.chat_format import ADDITIONAL_TEMPLATES
 from finetune_scaling.data.tokenizers.hugging_face import GENERATION_CONFIG, OTHER_TOKENIZER_FILES, TOKENIZER_FILES
 from finetune_scaling.errors import CheckpointError, ConfigError
 from finetune_scaling.interop.hugging_face_model import check_no_adapter
@@ -40,8 +39,7 @@ def fetch_model(source: str) -> ModelLocation:
     Raises:
         CheckpointError: The model does not exist, is gated, has no safetensors, or cannot be reached.
     """
-    templates = f"{ADDITIONAL_TEMPLATES}/*.jinja"
-    tokenizer = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES, templates)
+    tokenizer = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES)
     found = _find(source, [_CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG, INDEX, *tokenizer])
     if found.commit is not None:
         check_no_adapter(Path(found.directory))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
-from finetune_scaling.data.tokenizers.hugging_face import MODEL_FIELDS, TOKENIZER_FILES, read_model_fields
+from finetune_scaling.data.tokenizers.hugging_face import MODEL_FIELDS, read_model_fields, read_tokenizer_files
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import disk_errors, read_json, write_atomically, write_json_atomically
 from finetune_scaling.interop.checkpoint_stream import PIECE_BYTES
@@ -73,11 +73,10 @@ def _copy_tokenizer(source: ImportSource, folder: Path) -> None:
     """Make `folder` hold exactly the tokenizer's files; the source may be `folder` itself."""
     files: dict[str, bytes] = {}
     if source.tokenizer is not None:
-        paths = [source.tokenizer_directory / name for name in TOKENIZER_FILES]
-        files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+        files = read_tokenizer_files(source.tokenizer_directory)
         files[MODEL_FIELDS] = (format_json(read_model_fields(source.directory), indent=2) + "\n").encode()
     for name, data in files.items():
         write_atomically(folder / name, data)
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if entry.name not in files:
+    for entry in folder.rglob("*"):
+        if entry.is_file() and entry.relative_to(folder).as_posix() not in files:
             entry.unlink()

@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from finetune_scaling.data.tokenizers.chat_format import ADDITIONAL_TEMPLATES
 from finetune_scaling.data.tokenizers.hugging_face import (
     HuggingFaceTokenizer,
     has_other_tokenizer,
@@ -77,7 +76,6 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
     family, config, files = open_model(directory)
     tokenizer_directory = Path(tokenizer or directory)
     if tokenizer or has_tokenizer(tokenizer_directory) or has_other_tokenizer(tokenizer_directory):
-        _warn_of_templates(tokenizer_directory)
         loaded = load_hugging_face_tokenizer(tokenizer_directory, read_model_fields(directory))
         return ImportSource(found, family, config, files, loaded, tokenizer_directory)
     log.warning(
@@ -86,13 +84,3 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
         directory,
     )
     return ImportSource(found, family, config, files, None, tokenizer_directory)
-
-
-def _warn_of_templates(directory: Path) -> None:
-    """Log the chat templates that are not copied, since only the default one is used."""
-    if names := sorted(file.stem for file in (directory / ADDITIONAL_TEMPLATES).glob("*.jinja")):
-        log.warning(
-            "%s: the chat templates %s are left out of the base and its exports, which have the default one only.",
-            directory / ADDITIONAL_TEMPLATES,
-            ", ".join(names),
-        )

@@ -60,6 +60,7 @@ def write_model(
             write_json_atomically(directory / name, content)
         write_json_atomically(directory / PROVENANCE, provenance(run))
         for name, data in tokenizer.files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
     return {
         "out": str(out),

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import encode_examples
@@ -31,6 +31,7 @@ from finetune_scaling.inspection.formatting import format_inspection
 from finetune_scaling.interop import checkpoint_stream, import_directory, model_import
 from finetune_scaling.interop.hugging_face_model import load_model
 from finetune_scaling.interop.model_import import ModelImport, import_model
+from finetune_scaling.interop.run_export import RunExport, export_run
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.evaluators import TaskEvaluator
 from finetune_scaling.runs.model_loading import find_base, find_run, initialize_model, load_base
@@ -250,16 +251,18 @@ def test_tokenizer_in_other_files_is_refused(public, name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_chat_templates_that_are_left_out_are_named(public, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(model_import, "_write_checkpoint", stop)
-    folder = tmp_path / "public"
+def test_base_and_export_keep_all_chat_templates(public, tmp_path):
+    folder, base, export = tmp_path / "public", tmp_path / "base", tmp_path / "export"
     shutil.copytree(public[0], folder)
     (folder / "additional_chat_templates").mkdir()
-    for name in ("rag", "tool_use"):
-        (folder / "additional_chat_templates" / f"{name}.jinja").write_text("{{ messages }}")
-    with pytest.raises(StoppedError):
-        import_model(ModelImport(str(folder), str(tmp_path / "out")))
-    assert "the chat templates rag, tool_use are left out" in caplog.text
+    for name in ("chat_template", "additional_chat_templates/rag", "additional_chat_templates/tool_use"):
+        (folder / f"{name}.jinja").write_text(name)
+    import_model(ModelImport(str(folder), str(base)))
+    export_run(RunExport(str(base), model=str(export)))
+    templates = AutoTokenizer.from_pretrained(folder).chat_template
+    assert templates.keys() == {"default", "rag", "tool_use"}
+    for copied in (base / "tokenizer", export):
+        assert AutoTokenizer.from_pretrained(copied).chat_template == templates
 
 
 def test_finished_import_is_kept(public, base, tmp_path):

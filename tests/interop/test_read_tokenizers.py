@@ -70,9 +70,17 @@ def both_files(folder):
     shutil.copy(folder / "other" / "tokenizer.model", folder)
 
 
-def more_templates(folder):
-    (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+def templates(default=None, /, **additional):
+    """Return a function that writes files of chat templates."""
+
+    def change(folder):
+        (folder / "additional_chat_templates").mkdir()
+        for name, text in additional.items():
+            (folder / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+        if default is not None:
+            (folder / "chat_template.jinja").write_text(default)
+
+    return change
 
 
 # Kind and changes of the tokenizers of each row that is read.
@@ -136,10 +144,13 @@ READ = {
         ("metaspace", edit(tokenizer_class="LlamaTokenizer", add_prefix_space=True)),
         ("byte_level", edit(tokenizer_class="LlamaTokenizerFast")),
     ],
-    "`chat_template.jinja`, `chat_template`": [
-        ("byte_level", edit(chat_template="{{ messages }}"), write("chat_template.jinja", "{{ messages }}")),
+    "`chat_template.jinja`, `chat_template`, `additional_chat_templates`": [
+        ("byte_level", edit(chat_template="config"), templates("default file")),
+        ("byte_level", edit(chat_template=[{"name": "default", "template": "config"}])),
+        ("byte_level", templates("default file", rag="rag file")),
+        ("byte_level", templates("default file", default="in the folder"), edit(chat_template="config")),
+        ("byte_level", templates(default="in the folder", rag="rag file")),
     ],
-    "`additional_chat_templates`": [("byte_level", more_templates)],
     "`auto_map`": [("byte_level", edit(auto_map={"AutoTokenizer": ["code.Tokenizer", None]}))],
 }  # fmt: skip
 
@@ -156,6 +167,10 @@ REFUSED = {
     "added tokens with other ids than `tokenizer.model` leaves": [
         ("sentence_pieces", {}, edit(added_tokens_decoder={"345": SPECIAL}), "the id 345, but it would be 340"),
         ("sentence_pieces", {}, edit(added_tokens_decoder={"1": SPECIAL}), "the id 1, but it would be 340"),
+    ],
+    "several chat templates, none of them `default`": [
+        ("byte_level", {}, edit(chat_template={"rag": "x"}), "name one of them 'default'"),
+        ("byte_level", {}, templates(rag="x"), "has the chat templates rag; name one of them 'default'"),
     ],
     "`vocab.json` and `merges.txt`, `vocab.txt`, `tekken.json`, `spiece.model` alone": [
         ("byte_level", {}, plain_pieces, "vocab.json and merges.txt, transformers writes a tokenizer.json"),
@@ -180,7 +195,6 @@ REFUSED = {
         ("byte_level", {}, edit(chat_template=[{"name": "x"}]), "chat_template is neither a template nor several"),
         ("byte_level", {}, edit(chat_template=["x"]), "chat_template is neither a template nor several"),
         ("byte_level", {}, edit(chat_template={"default": 3}), "chat_template is neither a template nor several"),
-        ("byte_level", {}, edit(chat_template={"rag": "x"}), "name one of them 'default'"),
         ("byte_level", {}, edit(eos_token=3, remove=["eos_token"]), "eos_token = 3 is not a token"),
         ("byte_level", {}, edit(added_tokens_decoder=[3]), "added_tokens_decoder: not a JSON object"),
         ("byte_level", {}, edit(added_tokens_decoder={"x": ADDED}), "'x' is not the id of a token"),
@@ -255,6 +269,8 @@ def test_ids_and_texts_are_those_of_transformers(row, case, changed):
         assert front + ids + end == expected(text, split_special_tokens=True).input_ids, text
         assert tokenizer.decode(ids) == expected.decode(ids, skip_special_tokens=True)
     assert tokenizer.decode([special.eos_id]) == expected.decode([special.eos_id], skip_special_tokens=True) == ""
+    if expected.chat_template is not None:
+        assert tokenizer.chat_format.template == expected.get_chat_template()
     (folder / "config.json").write_text(json.dumps({**FIELDS, "model_type": "llama"}))
     assert load_tokenizer(folder).digest == tokenizer.digest
 

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -19,7 +19,9 @@ from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.files import Location, read_text_file
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-ADDITIONAL_TEMPLATES = "additional_chat_templates"  # directory of templates that are selected by name
+ADDITIONAL_TEMPLATES = "additional_chat_templates/*.jinja"  # which transformers selects by name
+
+_Template = TypeVar("_Template", str, Location)  # its text or its file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +72,32 @@ class ChatFormat:
 def read_chat_format(
     directory: Location, config: Mapping[str, Any], special_tokens: Mapping[str, str]
 ) -> ChatFormat | None:
-    """Return the chat template of a tokenizer's directory, None if it has none.
+    """Return the default chat template of a tokenizer's directory, None if it has no template.
 
     config: the fields of tokenizer_config.json. special_tokens: as in ChatFormat. Raises DataError if the field holds
-    no template, or several and none of them is the default.
+    no template, or there are several and none of them is the default.
     """
-    file, field = directory / CHAT_TEMPLATE_FILE, config.get("chat_template")
-    where = f"{directory / 'tokenizer_config.json'}: chat_template"
-    if file.is_file():  # has priority in transformers, too
+    if files := _template_files(directory):  # have priority in transformers, too
+        file = _default(files, str(directory))
         return ChatFormat(read_text_file(file, fix="copy the model's own"), str(file), special_tokens)
-    if field is None or isinstance(field, str):
-        return None if field is None else ChatFormat(field, where, special_tokens)
-    by_name = _templates_by_name(field, where)
+    field, where = config.get("chat_template"), f"{directory / 'tokenizer_config.json'}: chat_template"
+    if field is None:
+        return None
+    template = field if isinstance(field, str) else _default(_templates_by_name(field, where), where)
+    return ChatFormat(template, where, special_tokens)
+
+
+def _template_files(directory: Location) -> dict[str, Location]:
+    """Return the files of chat templates by name, the last one of a name as in transformers."""
+    default = directory / CHAT_TEMPLATE_FILE
+    files = {"default": default} if default.is_file() else {}
+    return files | {file.stem: file for file in directory.glob(ADDITIONAL_TEMPLATES)}
+
+
+def _default(by_name: Mapping[str, _Template], where: str) -> _Template:
     if "default" not in by_name:
-        raise DataError(f"{where} has the templates {', '.join(by_name)}; name one of them 'default'")
-    return ChatFormat(by_name["default"], where, special_tokens)
+        raise DataError(f"{where} has the chat templates {', '.join(by_name)}; name one of them 'default'")
+    return by_name["default"]
 
 
 def _templates_by_name(field: Any, where: str) -> dict[str, str]:

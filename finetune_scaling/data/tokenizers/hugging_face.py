@@ -20,17 +20,22 @@ from finetune_scaling.data.tokenizers.added_tokens import (
     AddedTokens,
     read_added_tokens,
 )
-from finetune_scaling.data.tokenizers.chat_format import CHAT_TEMPLATE_FILE, ChatFormat, read_chat_format
+from finetune_scaling.data.tokenizers.chat_format import (
+    ADDITIONAL_TEMPLATES,
+    CHAT_TEMPLATE_FILE,
+    ChatFormat,
+    read_chat_format,
+)
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, disk_errors, read_json, read_json_object, read_text_file, sha256
 
 FAST_FILE, SENTENCEPIECE_FILE = "tokenizer.json", "tokenizer.model"
-# All files that transformers reads a tokenizer from.
+# Patterns of all files that transformers reads a tokenizer from.
 TOKENIZER_FILES = (
     FAST_FILE, SENTENCEPIECE_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, "vocab.json",
-    "merges.txt", CHAT_TEMPLATE_FILE,
+    "merges.txt", CHAT_TEMPLATE_FILE, ADDITIONAL_TEMPLATES,
 )  # fmt: skip
 # Files that transformers makes a tokenizer from where FAST_FILE is missing.
 OTHER_TOKENIZER_FILES = (
@@ -93,6 +98,12 @@ class HuggingFaceTokenizer(Tokenizer):
 def has_tokenizer(directory: Location) -> bool:
     """Return whether a directory contains a tokenizer file."""
     return any((directory / name).is_file() for name in (FAST_FILE, SENTENCEPIECE_FILE))
+
+
+def read_tokenizer_files(directory: Location) -> dict[str, bytes]:
+    """Return the content of a tokenizer's files by their paths relative to its directory."""
+    found = [file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)]
+    return {file.relative_to(directory).as_posix(): file.read_bytes() for file in found}
 
 
 def has_other_tokenizer(directory: Location) -> bool:

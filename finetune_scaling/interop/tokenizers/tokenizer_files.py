@@ -7,10 +7,10 @@ from typing import Any
 from finetune_scaling.data.tokenizers.hugging_face import (
     FAST_FILE,
     TOKENIZER_CONFIG_FILE,
-    TOKENIZER_FILES,
     is_hugging_face_tokenizer,
     load_hugging_face_tokenizer,
     read_model_fields,
+    read_tokenizer_files,
 )
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import (
     SentencePieceTokenizer,
@@ -27,7 +27,7 @@ class TokenizerFiles:
     """The tokenizer's part of an exported model.
 
     Attributes:
-        files: Files by name.
+        files: Files by path relative to the model's directory.
         special_ids: Values of bos_token_id, eos_token_id and pad_token_id that exist; a public model's own.
         reason: Why there are no files.
         generation: Content of the public model's generation_config.json, if it has one.
@@ -65,11 +65,10 @@ def tokenizer_files(directory: str, vocab_size: int) -> TokenizerFiles:
 def _copy(directory: Location, vocab_size: int) -> TokenizerFiles:
     fields = read_model_fields(directory)
     tokenizer = load_hugging_face_tokenizer(directory, {**fields, "vocab_size": vocab_size})
-    files = {name: (directory / name).read_bytes() for name in TOKENIZER_FILES if (directory / name).is_file()}
     own = {"bos_token_id": tokenizer.special_tokens.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": None}
     specials = {name: i if fields[name] is None else fields[name] for name, i in own.items()}
     return TokenizerFiles(
-        files,
+        read_tokenizer_files(directory),
         {name: i for name, i in specials.items() if i is not None},
         generation=fields["generation_config"],
         end_ids=tokenizer.special_tokens.end_ids,
