@@ -50,6 +50,17 @@ def test_joined_ids_are_those_of_the_text_in_one_piece(pair, end):
             assert ids == reference(source + end + target).input_ids, (source, target)
 
 
+@pytest.mark.parametrize(
+    "source", ["the lazy dog ", "dog.  ", "Fuchs\n", "Fuchs\n ", "dog\t", "3 \n\n", "dog\u00a0", "x" + 99 * " "]
+)
+@pytest.mark.parametrize("end", ["", " ", ": "])
+def test_whitespace_at_the_end_of_a_source(pair, source, end):
+    tokenizer, reference = pair
+    for target in WORDS:
+        ids = joined_ids(tokenizer, Template("{source}" + end), example(source, target))
+        assert ids == reference(source + end + target).input_ids, target
+
+
 @pytest.mark.parametrize("template", [TRANSLATION, SUMMARIZATION])
 def test_default_templates_end_in_no_lone_space(pair, template):
     tokenizer, reference = pair

@@ -37,9 +37,9 @@ class Tokenizer(abc.ABC):
 
     Two tokenizers are equal, with equal hashes, if their digests are.
     vocab_size: number of ids. digest: SHA-256 of everything that determines the ids. pad_id: padding, never read.
-    moves_spaces_to_target: Whether a target takes over the spaces at the end of its prompt where the tokenizer writes a
-      word with the space before it as one token. Tokenizers of this project keep them in the prompt: their models were
-      trained so.
+    moves_spaces_to_target: Whether a target takes over the whitespace at the end of its prompt where the tokenizer
+      writes a word with the space before it as one token. Tokenizers of this project keep it in the prompt, as their
+      models were trained.
     special_token_ids: The special tokens by their text. chat_format: The model's chat template, None if it has none.
     """
 
