@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetune_scaling.configuration import choose
+from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
 from finetune_scaling.metrics.languages import WITHOUT_TOKENIZER, tokenizer_language
-from finetune_scaling.metrics.learned.metric import read_learned_metric
+from finetune_scaling.metrics.learned.metric import ADAPTERS, read_learned_metric
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.question_answering import exact_match, token_f1
 from finetune_scaling.metrics.rouge import ROUGE_METRICS, rouge, rouge_of_sentences
@@ -28,6 +28,8 @@ def _metrics() -> Iterator[Metric]:
 
 # The metrics that are computed in this process; learned metrics run in separate processes.
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}
+_LEARNED = sorted(path.stem.removesuffix("_adapter") for path in ADAPTERS.glob("*_adapter.py"))
+LEARNED_CONFIGS = {name: f"configs/metrics/{name}.py" for name in _LEARNED}  # of those with an adapter of this package
 
 
 def score(
@@ -74,8 +76,13 @@ def find_metric(metric: str | Metric) -> Metric:
     """
     if not isinstance(metric, str):
         return metric
+    if metric in METRICS:
+        return METRICS[metric]
+    if metric in LEARNED_CONFIGS:
+        raise ConfigError(f"{metric} is a learned metric. Fix: give its config file, {LEARNED_CONFIGS[metric]}")
     if not metric.partition(":")[0].endswith(".py"):
-        return choose(METRICS, metric, "metric")
+        known = [*METRICS, *LEARNED_CONFIGS.values()]
+        raise ConfigError(f"metric = {metric!r} is unknown{suggestion(metric, known)}")
     learned = read_learned_metric(metric)
     learned.check_program()
     return learned
