@@ -23,8 +23,8 @@ Text = Annotated[str, ESCAPES]  # a field of text, in which the command line wri
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OpenBlock:
-    """Annotation of a mapping whose fields another module reads; overrides look up their names and types in it.
+class FieldTypes:
+    """Annotation of a mapping with the names and types of its fields, which another module reads; overrides use it.
 
     fields_of: returns the dataclass, or the union of dataclasses, of a block. further: types of its other fields.
     """

@@ -153,9 +153,9 @@ def check_writable(path: Location, fix: str) -> None:
     """Raise WorkdirError with the fix if a local file or directory could not be written or created."""
     if isinstance(path, Path):
         with disk_errors(path):
-            whole = path.absolute()
-            existing = next(one for one in (whole, *whole.parents) if one.exists())
-            is_blocked = existing != whole and not existing.is_dir()
+            absolute_path = path.absolute()
+            existing = next(one for one in (absolute_path, *absolute_path.parents) if one.exists())
+            is_blocked = existing != absolute_path and not existing.is_dir()
             if is_blocked or not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
                 raise WorkdirError(f"{path}: cannot be written; {fix}")
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from finetune_scaling.configuration import OpenBlock, closest, suggestion, type_hints
+from finetune_scaling.configuration import FieldTypes, closest, suggestion, type_hints
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.typed_values import entry_hint, form, has_fields, is_mapping, kinds, parse
 
@@ -166,7 +166,7 @@ class _Fields:
         declared: dict[str, Any] = {}
         entries = None
         for kind, annotations in kinds(hint):
-            blocks = [annotation for annotation in annotations if isinstance(annotation, OpenBlock)]
+            blocks = [annotation for annotation in annotations if isinstance(annotation, FieldTypes)]
             for block in blocks:
                 declared |= {**cls.of(block.fields_of(group), group).declared, **block.further}
             if dataclasses.is_dataclass(kind):

@@ -55,10 +55,10 @@ def main() -> None:
     for task in tasks:  # costs and budget are checked before the slow fits
         list_candidates(table, task, question)
     started = time.perf_counter()
-    fitted = fit(table, tasks, progress=lambda text: _say(started, text))
+    fitted = fit(table, tasks, progress=lambda text: _print_progress(started, text))
     answers = []
     for task in tasks:
-        _say(started, f"{task}: comparing the candidates")
+        _print_progress(started, f"{task}: comparing the candidates")
         answers.append(fitted.recommend_to(question, task))
     result = {"tasks": [to_record(answer) for answer in answers], "settings": _settings(question, answers)}
     if _OUT.value:
@@ -90,7 +90,7 @@ def parse_number(text: str, flag: str) -> float:
         raise ConfigError(f"--{flag}={text} is not a number. Fix: write it as 40000 or 40e3") from None
 
 
-def _say(started: float, text: str) -> None:
+def _print_progress(started: float, text: str) -> None:
     print(f"[{time.perf_counter() - started:5.1f} s] {text}", file=sys.stderr, flush=True)
 
 

@@ -89,10 +89,10 @@ def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
         is_value = text[error.pos :].startswith(("{", "["))
         joined = "another value follows; files that were joined without a line feed between them look like this"
         reason = joined if is_value else "other text follows the value"
-    return f"{_place(text, error.pos)}: {reason}"
+    return f"{_position_text(text, error.pos)}: {reason}"
 
 
-def _place(text: str, position: int) -> str:
+def _position_text(text: str, position: int) -> str:
     found = json.JSONDecodeError("", text, position)
     return f"line {found.lineno}, column {found.colno}" if "\n" in text.strip() else f"column {found.colno}"
 
@@ -106,10 +106,10 @@ def _rejections(text: str) -> Iterator[JsonError]:
         elif token.lastgroup == "close":
             keys.pop()
         elif reason := _rejection(token[0]):
-            yield JsonError(f"{_place(text, token.start())}: {reason}")
+            yield JsonError(f"{_position_text(text, token.start())}: {reason}")
         elif token.lastgroup == "key":
             if (key := json.loads(token[0])) in keys[-1]:
-                yield JsonError(f"{_place(text, token.start())}: {_repeated(key)}")
+                yield JsonError(f"{_position_text(text, token.start())}: {_repeated(key)}")
             keys[-1].add(key)
 
 

@@ -29,7 +29,7 @@ from finetune_scaling.studies.execute import ExecutionSummary, execute, pending_
 from finetune_scaling.studies.grid import StudyConfig, read_study, runs
 from finetune_scaling.studies.limits import format_limits, grid_limits
 from finetune_scaling.studies.listing import format_listing, list_bases, list_runs
-from finetune_scaling.studies.tables import POINTS, REPORT, is_settled, write_tables
+from finetune_scaling.studies.tables import POINTS, REPORT, ready_for_report, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def finish(study: StudyConfig, workdir: Path, summary: ExecutionSummary) -> None
         print(f"{finished} of {total} runs finished; this process: {summary.text()}", flush=True)
         if failures:
             _print_failures(failures)
-        if is_settled(study, finished, failures):
+        if ready_for_report(study, finished, failures):
             fitted = fit_study(workdir / POINTS, workdir / REPORT, size=study.size, progress=log.info)
             print_summary(fitted)
             missing = f" (without the {len(failures)} failed runs)" if failures else ""

@@ -39,9 +39,9 @@ class ChatTemplate(Template):
                 "conversation. Fix: remove it"
             )
 
-    def own_texts(self) -> dict[str, str]:
+    def added_texts(self) -> dict[str, str]:
         """Return what the template adds to an example, by field."""
-        return {**super().own_texts(), "template.system": self.system}
+        return {**super().added_texts(), "template.system": self.system}
 
     def messages(self, example: Mapping[str, Any]) -> list[Message]:
         """Return the messages in front of the assistant's."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import OpenBlock, merge
+from finetune_scaling.configuration import FieldTypes, merge
 from finetune_scaling.data import templates
 from finetune_scaling.data.chat_template import ChatTemplate
 from finetune_scaling.data.examples import Examples, Part, PartExamples
@@ -76,7 +76,7 @@ class Task:
 
 
 _TEMPLATE = Literal["chat"] | ChatTemplate | templates.Template
-TaskBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: Task, {"sources": Source, "template": _TEMPLATE})]
+TaskBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: Task, {"sources": Source, "template": _TEMPLATE})]
 
 
 def load_task(spec: str | Mapping[str, Any]) -> Task:

@@ -36,7 +36,7 @@ class Template:
             if name == "input" and "target" in found:
                 raise ConfigError("template.input contains {target}, which the model has to predict; remove it")
 
-    def own_texts(self) -> dict[str, str]:
+    def added_texts(self) -> dict[str, str]:
         """Return what the template adds to an example, by field: its patterns and names of languages."""
         names = {f"template.languages[{code!r}]": name for code, name in self.languages.items()}
         return {"template.input": self.input, "template.target": self.target, **names}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from finetune_scaling.configuration import OpenBlock, Text, build, check_at_least, choose, suggestion, without_unset
+from finetune_scaling.configuration import FieldTypes, Text, build, check_at_least, choose, suggestion, without_unset
 from finetune_scaling.data.corpus import CorpusPart
 from finetune_scaling.data.objectives import ObjectiveConfig
 from finetune_scaling.data.task import TaskBlock
@@ -96,7 +96,7 @@ class TextEvaluator:
 
 
 Evaluator = TaskEvaluator | TextEvaluator
-EvaluatorBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: TaskEvaluator | TextEvaluator)]
+EvaluatorBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: TaskEvaluator | TextEvaluator)]
 
 KINDS: dict[str, type[TaskEvaluator] | type[TextEvaluator]] = {"task": TaskEvaluator, "text": TextEvaluator}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import OpenBlock, check_at_least
+from finetune_scaling.configuration import FieldTypes, check_at_least
 from finetune_scaling.data.corpus import CorpusConfig
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.objectives import ObjectiveConfig
@@ -25,9 +25,11 @@ from finetune_scaling.tuning.registry import METHODS
 Kind = Literal["pretraining", "finetuning", "converted model", "imported adapter"]
 LARGEST_SEED = 2**32 - 1
 
-ModelBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: ModelConfig, {"name": str})]
-ScheduleBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: ScheduleConfig)]
-MethodBlock = Annotated[Mapping[str, Any], OpenBlock(lambda block: _method_options(block), {"name": Literal[*METHODS]})]
+ModelBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: ModelConfig, {"name": str})]
+ScheduleBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: ScheduleConfig)]
+MethodBlock = Annotated[
+    Mapping[str, Any], FieldTypes(lambda block: _method_options(block), {"name": Literal[*METHODS]})
+]
 
 
 def _method_options(block: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from finetune_scaling import configuration
-from finetune_scaling.configuration import OpenBlock, choose
+from finetune_scaling.configuration import FieldTypes, choose
 from finetune_scaling.data.task import TaskBlock
 from finetune_scaling.data.tokenizers.training import TokenizerConfig
 from finetune_scaling.errors import ConfigError
@@ -24,8 +24,8 @@ from finetune_scaling.paths import UserPath
 from finetune_scaling.runs.run_config import ModelBlock, RunConfig
 from finetune_scaling.tuning.registry import METHODS
 
-RunBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: RunConfig)]
-TokenizerBlock = Annotated[Mapping[str, Any], OpenBlock(lambda _: TokenizerConfig)]
+RunBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: RunConfig)]
+TokenizerBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: TokenizerConfig)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,13 +45,13 @@ def write_tables(study: StudyConfig, workdir: Path) -> tuple[int, dict[str, str]
     finished = write_points(study, workdir)
     write_bases(study, workdir)
     failures = _failures(study, workdir)
-    if is_settled(study, finished, failures):
+    if ready_for_report(study, finished, failures):
         write_study_metadata(study, workdir)
     return finished, failures
 
 
-def is_settled(study: StudyConfig, finished: int, failures: Mapping[str, str]) -> bool:
-    """Return whether every run is finished or failed, and there is something to report."""
+def ready_for_report(study: StudyConfig, finished: int, failures: Mapping[str, str]) -> bool:
+    """Return whether every run is finished or failed, and at least one is finished."""
     return finished > 0 and finished + len(failures) == len(runs(study))
 
 

@@ -1,4 +1,4 @@
-"""Settings of decoding: every wrong value is named, with the mend."""
+"""Settings of decoding: every wrong value is named, with the fix."""
 
 import pytest
 

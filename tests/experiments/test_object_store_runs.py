@@ -217,13 +217,13 @@ def test_read_errors_of_the_store_are_not_damage(bucket, monkeypatch):
     checkpoints.save(1, state(1), {})
     checkpoints.wait()
 
-    def garbled(*_: Any) -> None:
+    def corrupted(*_: Any) -> None:
         raise ValueError("unexpected end of file")
 
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionResetError("connection reset")
 
-    monkeypatch.setattr(checkpoints_module, "_read_metadata", garbled)
+    monkeypatch.setattr(checkpoints_module, "_read_metadata", corrupted)
     monkeypatch.setattr(type(location(url)), "open", unreachable)
     with pytest.raises(WorkdirError, match=r"checkpoints/1: cannot be reached.*connection reset.*no file was changed"):
         checkpoints.restore_newest(state(0))

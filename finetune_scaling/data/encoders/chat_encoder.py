@@ -43,7 +43,7 @@ class ChatEncoder(ExampleEncoder):
                 "task.template = 'chat', but the model's tokenizer has no chat template (chat_template.jinja, or "
                 f"chat_template in tokenizer_config.json). Fix: {_WITHOUT_CHAT}, or take a model that has one"
             )
-        check_patterns(tokenizer, template.own_texts(), in_chat=True)
+        check_patterns(tokenizer, template.added_texts(), in_chat=True)
         self.tokenizer, self._template = tokenizer, template
         self._format: ChatFormat = tokenizer.chat_format
         self.beginning, self._ending = self._assistant_message()

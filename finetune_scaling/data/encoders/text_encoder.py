@@ -31,7 +31,7 @@ class TextEncoder(ExampleEncoder):
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template):
-        check_patterns(tokenizer, template.own_texts())
+        check_patterns(tokenizer, template.added_texts())
         self.tokenizer, self.special_tokens = tokenizer, tokenizer.special_tokens
         self.spaces = _spaces_of_target(tokenizer, _constant_end(template.input))
         self.identity = f"{len(self.spaces)} spaces in front of the target" if self.spaces else ""

@@ -14,7 +14,7 @@ from finetune_scaling.data.sources.records import Records, check_texts
 from finetune_scaling.data.sources.tfds_source import DebianSource, TfdsSource, open_tfds, prepare_tfds
 
 Source = FilesSource | TfdsSource | DebianSource | GrammarSource
-SourceBlock = Annotated[Mapping[str, Any], configuration.OpenBlock(lambda _: Source)]
+SourceBlock = Annotated[Mapping[str, Any], configuration.FieldTypes(lambda _: Source)]
 
 SOURCE_KINDS: dict[str, tuple[type, Any]] = {
     "files": (FilesSource, open_files),

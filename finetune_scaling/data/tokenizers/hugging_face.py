@@ -1,8 +1,8 @@
 """The tokenizer of a Hugging Face directory, or of a base converted from one: the same ids as AutoTokenizer.
 
 A text starts with bos if tokenizer.json's post-processor says so, or without that file `add_bos_token` of
-tokenizer_config.json, as in transformers 5. A text ends with `eos_token`. In contrast to transformers, no text can
-spell a special token.
+tokenizer_config.json, as in transformers 5. A text ends with `eos_token`. In contrast to transformers, no special
+token is parsed in a text.
 """
 
 import functools

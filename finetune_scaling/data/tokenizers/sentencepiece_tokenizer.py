@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers trained by this project: fixed special ids, lossless, no text can spell a special token.
+"""SentencePiece tokenizers trained by this project: fixed special ids, lossless; texts have no special tokens.
 
 Text is encoded unchanged (no normalization, no dummy prefix, whitespace kept); with byte fallback
 decode(encode(text)) == text for every text. Special tokens are control symbols, which encode never returns; a newline

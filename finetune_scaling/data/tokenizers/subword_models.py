@@ -1,8 +1,7 @@
 """Subword models of public tokenizers: tokenizer.json (the `tokenizers` library) or a SentencePiece model file.
 
-Both encode texts without special tokens, and no text can spell one. size: number of ids. changes: the added tokens that
-change it or the ids of texts. continuation: the model for a text that continues another one, without a space added in
-front.
+Both encode texts without adding or parsing special tokens. size: number of ids. changes: the added tokens that change
+it or the ids of texts. continuation: the model for a text that continues another one, without a space added in front.
 """
 
 import functools
@@ -40,7 +39,7 @@ class FastModel:
         self.changes = add_to(self._tokenizer, added)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # as text, which cannot spell them
+        self._tokenizer.encode_special_tokens = True  # as text, in which they are not parsed
         self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.prefix_ids, self.suffix_ids = self._find_outer_ids()
 
