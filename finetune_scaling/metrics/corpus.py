@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune_scaling.errors import DataError
 from finetune_scaling.metrics.languages import language_of
 from finetune_scaling.paths import user_path
-from finetune_scaling.text_lines import check_start, is_blank
+from finetune_scaling.text_lines import check_start, check_text, is_blank
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ class Corpus:
                 raise DataError(
                     f"{count} hypotheses, but {len(given)} {name}; {name}[i] must be those of hypotheses[i]"
                 )
+        for name, texts in (("hypotheses", self.hypotheses), ("sources", self.sources or ())):
+            for index, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise DataError(f"{name}[{index}] is {text!r:.40}, which is no text; give texts")
         for index, references in enumerate(self.references):
             if isinstance(references, str) or not references:
                 raise DataError(
@@ -112,8 +116,7 @@ def read_segments(path: str | os.PathLike) -> list[str]:
     dropped.
 
     Raises:
-      DataError: the file is missing, unreadable, empty, not UTF-8, or has a byte order mark at the start of another
-        line (the message names the line).
+      DataError: the file is missing, unreadable, empty, not UTF-8, or not lines of text (the message names the line).
     """
     try:
         data = Path(user_path(path)).read_bytes()
@@ -121,6 +124,7 @@ def read_segments(path: str | os.PathLike) -> list[str]:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give a text file with one segment per line"
         ) from None
+    check_text(data, path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

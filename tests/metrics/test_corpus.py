@@ -38,7 +38,44 @@ def test_a_byte_order_mark_of_a_joined_file_is_an_error(tmp_path):
         read_segments(path)
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\u200b", " \u2060 \xad"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_utf16_is_an_error(encoding, tmp_path):
+    (tmp_path / "text").write_bytes("gut\n".encode(encoding))
+    with pytest.raises(DataError, match=r"UTF-16|line 1: has the character NUL"):
+        read_segments(tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Wort\rHaus\r", "text: carriage returns end its lines"),
+        (b"Wort\nHa\0us\n", "text, line 2: has the character NUL"),
+        (b"Wort\nHaus\n\x1a", "text, line 3: has the character Ctrl-Z"),
+    ],
+)
+def test_characters_of_no_text_are_an_error(content, message, tmp_path):
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_segments(tmp_path / "text")
+
+
+def test_a_byte_order_mark_within_a_line_is_named(tmp_path, caplog):
+    (tmp_path / "text").write_bytes("Wort\nHaus\ufeffBaum\n".encode())
+    assert read_segments(tmp_path / "text") == ["Wort", "Haus\ufeffBaum"]
+    assert "text, line 2: has a byte order mark" in caplog.text
+
+
+@pytest.mark.parametrize("text", [3, None, float("nan")])
+@pytest.mark.parametrize("what", ["hypotheses", "sources"])
+def test_values_that_are_no_text_are_an_error(what, text):
+    texts = {"hypotheses": ["a", "b"], "sources": ["a", "b"], what: ["a", text]}
+    with pytest.raises(DataError, match=rf"{what}\[1\] is {text}, which is no text"):
+        Corpus(references=[["a"], ["b"]], language="en", **texts)
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " ", "\u200b", " \u2060 \xad", "\u3164", "\u2800 \u200e", "\u200b\u200f\t\ufe0f", "\U000e0020"]
+)
 def test_blank_references_count_as_missing(blank):
     with pytest.raises(DataError, match=r"references\[1\] has only empty"):
         Corpus(["a", "b"], [["a"], [blank]], "en")

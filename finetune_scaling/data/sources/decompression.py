@@ -15,16 +15,14 @@ import zstandard
 
 from finetune_scaling.errors import DataError
 from finetune_scaling.paths import user_path
+from finetune_scaling.text_lines import BYTE_ORDER_MARK
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OTHER_FORMATS = {  # first bytes -> fix
     b"\x1f\x8b": "it is compressed; add .gz to its name",
     b"\xfd7zXZ\x00": "it is compressed; add .xz to its name",
     b"\x28\xb5\x2f\xfd": "it is compressed; add .zst to its name",
     b"PK\x03\x04": "it is a zip archive; unpack it",
     b"PAR1": "it is a Parquet file; convert it to JSONL",
-    b"\xff\xfe": "it is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
-    b"\xfe\xff": "it is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
 }
 
 
@@ -32,7 +30,7 @@ def read_bytes(path: str) -> bytes:
     """Return the decompressed content of a local path or URL; the suffix determines the compression.
 
     A byte order mark at the beginning is dropped. Raises DataError if the file is missing, unreadable, empty or in a
-    known format that is not UTF-8 text, or its archive is truncated or damaged.
+    known format that is not text, or its archive is truncated or damaged.
     """
     data = _fetch(path)
     decompress = _DECOMPRESS.get(os.path.splitext(path)[1], bytes)
@@ -40,7 +38,7 @@ def read_bytes(path: str) -> bytes:
         data = decompress(data)
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise DataError(f"{path}: the archive is truncated or damaged ({error}); download the file again") from error
-    data = data.removeprefix(_BYTE_ORDER_MARK)
+    data = data.removeprefix(BYTE_ORDER_MARK.encode())
     if not data.strip():
         raise DataError(f"{path} is empty; download or write the file again")
     if fix := next((fix for magic, fix in _OTHER_FORMATS.items() if data.startswith(magic)), None):

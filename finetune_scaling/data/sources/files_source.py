@@ -17,7 +17,7 @@ from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.paths import UserPath
 from finetune_scaling.strict_json import JsonError, check_json_lines
-from finetune_scaling.text_lines import check_start, is_blank, parse_json_line
+from finetune_scaling.text_lines import check_start, check_text, is_blank, parse_json_line
 
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
 
@@ -69,10 +69,7 @@ def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Records:
     path = str(source)
     format_ = source.format or _format_of(path)
     data = read_bytes(path).rstrip(b"\r\n")
-    if b"\r" in data and b"\n" not in data:
-        raise DataError(
-            f"{path}: carriage returns end its lines; convert it, e.g. with `tr '\\r' '\\n' < {path} > converted`"
-        )
+    check_text(data, path)
     lines = _open_json(path, data) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
     return Records(len(lines), lines.record, lines.where)
 

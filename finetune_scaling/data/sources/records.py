@@ -103,6 +103,12 @@ def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
                 )
     if not record:
         raise DataError(f"{where}: no field {field!r}, as the record is empty; fix or remove it")
+    for key, value in record.items():
+        if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+            raise DataError(
+                f"{where}: no field {field!r}, but a list of objects in {key!r}; if these are the records, write each "
+                f"on its own line, for example with `jq -c '.[\"{key}\"][]' FILE > converted.jsonl`"
+            )
     raise DataError(f"{where}: no field {field!r}{suggestion(field, list(dict.fromkeys(_fields(record))))}")
 
 
