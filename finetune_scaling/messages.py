@@ -1,4 +1,6 @@
-"""Parts of messages: texts and errors on one line, and counts with their nouns."""
+"""Parts of messages: texts and errors on one line, counts with their nouns, and the first of many names."""
+
+from collections.abc import Sequence
 
 _MAX_CHARACTERS = 300  # of an error of another library
 
@@ -21,3 +23,9 @@ def describe_error(error: BaseException) -> str:
 def count_noun(count: int, noun: str) -> str:
     """Return a count with its noun, in the plural unless it is one: "1 run", "2 runs"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def first_names(names: Sequence[str], limit: int) -> str:
+    """Return the first names, and the number of the others: "a, b and 6 more"."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from finetune_scaling.analysis.joint_fits import JointFits
 from finetune_scaling.formatting import format_count, format_estimate
-from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.recommendation.advisor import advise
 from finetune_scaling.recommendation.question import Question
 
@@ -20,19 +19,14 @@ def more_data_line(joint: JointFits, task: str) -> str:
         return ""
     question = Question(float(fitted["finetune_examples"].max()), more_data=True)
     without_scores = replace(joint.table, metrics=())  # whose laws take seconds
-    answer = advise(_with_table(joint, without_scores), task, question)
+    fits = JointFits(table=without_scores, settings=joint.settings, fits=joint.fits, skipped=joint.skipped)
+    answer = advise(fits, task, question)
     found = {row.multiple: row for row in answer.more_data or () if row.candidate == answer.chosen}
-    if (
-        answer.preferred is None
-        or answer.preferred.predictors[answer.preferred.decision.chosen.candidate.method].limitations
-    ):
+    preferred = answer.preferred
+    if preferred is None or preferred.predictors[preferred.decision.chosen.candidate.method].limitations:
         return ""
     twice, tenfold = (format_estimate(found[m].reduction, found[m].reduction_interval) for m in (2, 10))
     return (
         f"{task}: twice the {format_count(question.examples)} examples would lower the loss of {answer.chosen} by "
         f"{twice} nats per token, ten times as many by {tenfold}."
     )
-
-
-def _with_table(joint: JointFits, table: PointsTable) -> JointFits:
-    return JointFits(table=table, settings=joint.settings, fits=joint.fits, skipped=joint.skipped)

@@ -12,7 +12,7 @@ from finetune_scaling.formatting import (
     format_share,
     method_name,
 )
-from finetune_scaling.messages import count_noun
+from finetune_scaling.messages import count_noun, first_names
 from finetune_scaling.report.more_data import more_data_line
 
 MAX_TASKS = 3  # listed one by one
@@ -129,8 +129,7 @@ def point_warnings(analysis: Analysis) -> list[str]:
     if table.repeated:
         lines.append(f"{table.repeated} rows are exact duplicates and are counted once.")
     if table.ignored:
-        more = f" and {len(table.ignored) - MAX_NAMED} more" if len(table.ignored) > MAX_NAMED else ""
-        lines.append(f"Unused columns: {', '.join(table.ignored[:MAX_NAMED])}{more}.")
+        lines.append(f"Unused columns: {first_names(table.ignored, MAX_NAMED)}.")
     laws: dict[tuple[str, str, str], list[str]] = {}
     for one in analysis.skipped:
         laws.setdefault((one.task, one.method, one.reason), []).append(one.law)

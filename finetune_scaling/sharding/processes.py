@@ -26,7 +26,7 @@ from jax._src import distributed  # its client is JAX's only way to the coordina
 import finetune_scaling
 from finetune_scaling import configuration, errors
 from finetune_scaling.errors import ConfigError, ProcessError, UserError
-from finetune_scaling.messages import one_line
+from finetune_scaling.messages import first_names, one_line
 from finetune_scaling.sharding.rendezvous import wait_for_processes
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -151,9 +151,8 @@ def _check_equal(settings: Mapping[str, Any]) -> None:
         client.key_value_set("finetune_scaling/settings", json.dumps(own))
     differing = configuration.differing_fields(json.loads(_wait_for_value("finetune_scaling/settings")), own)
     if differing:
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         message = (
-            f"process {number} on {socket.gethostname()} differs from process 0 in {', '.join(differing[:4])}{more}; "
+            f"process {number} on {socket.gethostname()} differs from process 0 in {first_names(differing, 4)}; "
             "give all processes the same"
         )
         client.key_value_set(f"finetune_scaling/differences/{number:09d}", message)

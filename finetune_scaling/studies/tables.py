@@ -15,6 +15,7 @@ from finetune_scaling.evaluation.records import best_checkpoint_records, digest_
 from finetune_scaling.evaluation.scoring import baseline_texts, text_scores
 from finetune_scaling.files import location, read_json, read_json_object, write_atomically, write_json_atomically
 from finetune_scaling.laws.points.columns import LOSS_UNIT, NATS, RECORD, REQUIRED
+from finetune_scaling.messages import first_names
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_data import test_examples
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
@@ -113,10 +114,9 @@ def write_study_metadata(study: StudyConfig, workdir: Path) -> dict[str, Any]:
 
 def _failure_note(study: StudyConfig, failures: Mapping[str, str]) -> str:
     names = [directory.removeprefix("runs/") for directory in failures]
-    more = f" and {len(names) - _NAMED_FAILURES} more" if len(names) > _NAMED_FAILURES else ""
     return (
         f"{len(names)} of {len(runs(study))} runs failed and are not among the points: "
-        f"{', '.join(names[:_NAMED_FAILURES])}{more}. Their errors are in study.json."
+        f"{first_names(names, _NAMED_FAILURES)}. Their errors are in study.json."
     )
 
 

@@ -60,10 +60,10 @@ class LoraOptions:
         return () if self.b_learning_rate_ratio == 1 else ((r".*/lora_b", self.b_learning_rate_ratio),)
 
 
-def check_targets(targets: tuple[str, ...], field: str = "targets", known: tuple[str, ...] = DENSE_LAYERS) -> None:
+def check_targets(targets: tuple[str, ...], field: str = "targets") -> None:
     """Raise ConfigError if an option does not name dense layers, or names none."""
-    if not targets or any(name not in known for name in targets):
-        raise ConfigError(f"method.{field} = {list(targets)} must name some of {', '.join(known)}")
+    if not targets or any(name not in DENSE_LAYERS for name in targets):
+        raise ConfigError(f"method.{field} = {list(targets)} must name some of {', '.join(DENSE_LAYERS)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,13 +32,10 @@ class FastModel:
         """Parse the file's text, and add tokens. Raises DataError, with `name`, if it is not a tokenizer.json."""
         try:
             self._fields = parse_json(text)
-            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer, self.changes = _load_fast(text, added)
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"{name}: not a file of the tokenizers library ({error}); copy the model's own") from error
         self._name, self._added = name, added
-        self.changes = add_to(self._tokenizer, added)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # as text, in which they are not parsed
         self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.prefix_ids, self.suffix_ids = self._find_outer_ids()
@@ -55,18 +52,11 @@ class FastModel:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
-        # Not the library's encode_batch: it starts threads, and forking afterwards prints warnings.
-        try:
-            return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        except (TypeError, UnicodeEncodeError) as error:
-            raise encoding_error(texts, error) from error
+        return _encode(self._tokenizer, texts)
 
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of texts that contain special tokens. Raises DataError if one is not valid Unicode."""
-        try:
-            return [self._parsing_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        except (TypeError, UnicodeEncodeError) as error:
-            raise encoding_error(texts, error) from error
+        return _encode(self._parsing_tokenizer, texts)
 
     @functools.cached_property
     def special_token_ids(self) -> dict[str, int]:
@@ -77,11 +67,7 @@ class FastModel:
     @functools.cached_property
     def _parsing_tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that parses special tokens."""
-        parsing = tokenizers.Tokenizer.from_str(json.dumps(self._fields))
-        add_to(parsing, self._added)
-        parsing.no_truncation()
-        parsing.no_padding()
-        return parsing
+        return _load_fast(json.dumps(self._fields), self._added)[0]
 
     def token_ends(self, text: str) -> list[int]:
         """Return the number of characters of the text up to the end of each token."""
@@ -130,6 +116,23 @@ class FastModel:
         starts = range(len(full) - len(plain) + 1)
         start = next((i for i in starts if full[i : i + len(plain)] == plain), 0)
         return full[:start], full[start + len(plain) :]
+
+
+def _load_fast(text: str, added: AddedTokens) -> tuple[tokenizers.Tokenizer, list[str]]:
+    """Return the tokenizer of a tokenizer.json with added tokens, and those that change it or the ids of texts."""
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    changes = add_to(tokenizer, added)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, changes
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    # Not the library's encode_batch: it starts threads, and forking afterwards prints warnings.
+    try:
+        return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    except (TypeError, UnicodeEncodeError) as error:
+        raise encoding_error(texts, error) from error
 
 
 class SentencePieceModel:

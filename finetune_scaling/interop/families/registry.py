@@ -16,6 +16,7 @@ from finetune_scaling.interop.families.llama import LLAMA
 from finetune_scaling.interop.families.mistral import MISTRAL
 from finetune_scaling.interop.families.olmo2 import OLMO2
 from finetune_scaling.interop.families.qwen import QWEN2, QWEN3
+from finetune_scaling.messages import first_names
 from finetune_scaling.models.config import ModelConfig
 
 FAMILIES: dict[str, Family] = {
@@ -100,5 +101,4 @@ def _describe(unknown: list[str], error_message: str) -> str:
         return f"reading the config as that family fails: {error_message}"
     if not unknown:
         return "it has the same fields, so the model's code must differ."
-    more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
-    return f"it has no {', '.join(unknown[:_MAX_LISTED])}{more}."
+    return f"it has no {first_names(unknown, _MAX_LISTED)}."

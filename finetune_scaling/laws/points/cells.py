@@ -29,9 +29,16 @@ ABOVE_ZERO = "laws take logarithms, so it must be above zero; correct it or remo
 
 
 def parse_choices(table: TextTable, column: str, known: Sequence[str], optional: bool = False) -> pd.Series:
-    """Return a column whose values are all in `known` (or empty, where optional). Raises DataError at any other."""
+    """Return a column whose values are all in `known` (or empty, where optional).
+
+    Raises DataError at the first other value, with the most similar known one.
+    """
     cells = table.cells[column]
-    return _check_known(table, column, cells, [*known, ""] if optional else known)
+    known = [*known, ""] if optional else known
+    unknown = ~cells.isin(known)
+    if unknown.any():
+        table.reject(unknown, column, f"unknown{suggestion(cells[unknown.idxmax()], known)}")
+    return cells
 
 
 def parse_names(table: TextTable, column: str) -> pd.Series:
@@ -129,14 +136,6 @@ def parse_losses(table: TextTable) -> pd.Series:
     )
     table.reject((loss > MAX_LOSS) & ~stated, "loss", problem)
     return loss.where(loss.between(0, MAX_LOSS, inclusive="right"))
-
-
-def _check_known(table: TextTable, column: str, cells: pd.Series, known: Sequence[str]) -> pd.Series:
-    """Return the cells. Raises DataError at the first one that is not known, with the most similar known value."""
-    unknown = ~cells.isin(known)
-    if unknown.any():
-        table.reject(unknown, column, f"unknown{suggestion(cells[unknown.idxmax()], known)}")
-    return cells
 
 
 def _read(table: TextTable, column: str, read: Callable[[str], object], or_else: str = "") -> pd.Series:

@@ -14,6 +14,7 @@ import pandas as pd
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError, EmptyTableError
 from finetune_scaling.files import Location, disk_errors, location
+from finetune_scaling.messages import first_names
 from finetune_scaling.strict_json import check_json_lines
 from finetune_scaling.text_lines import check_start, is_blank, parse_json_line, strip_blank
 
@@ -54,9 +55,8 @@ class TextTable:
 
     def rows(self, rows: Sequence[int]) -> str:
         """Return the names of rows, the first few of many: line 7, or rows 'a', 'b' and 6 more."""
-        named = [repr(self.labels[row]) if self.labels else str(row) for row in rows[:NAMED_ROWS]]
-        more = f" and {len(rows) - NAMED_ROWS} more" if len(rows) > NAMED_ROWS else ""
-        return f"{'row' if self.labels else 'line'}{'s' if len(rows) > 1 else ''} {', '.join(named)}{more}"
+        names = [repr(self.labels[row]) if self.labels else str(row) for row in rows]
+        return f"{'row' if self.labels else 'line'}{'s' if len(rows) > 1 else ''} {first_names(names, NAMED_ROWS)}"
 
     def at(self, row: int, column: str) -> str:
         """Return the location of a cell, with which messages begin."""
