@@ -31,10 +31,6 @@ class _PathParser(flags.ArgumentParser):
         """Return the path with ~ expanded."""
         return user_path(argument)
 
-    def flag_type(self) -> str:
-        """Return the name of the type in --help."""
-        return "path"
-
 
 class _PathListParser(flags.ArgumentParser):
     """Parses paths that are separated by commas."""
@@ -43,10 +39,6 @@ class _PathListParser(flags.ArgumentParser):
         """Return the paths with ~ expanded."""
         paths = argument.split(",") if isinstance(argument, str) else argument
         return [user_path(path.strip()) for path in paths if path.strip()]
-
-    def flag_type(self) -> str:
-        """Return the name of the type in --help."""
-        return "paths separated by commas"
 
 
 def path_flag(name: str, help: str, default: str | None = "", required: bool = False) -> flags.FlagHolder[Any]:
@@ -94,7 +86,7 @@ class ConfigFlag(flags.Flag):
         self.declared, self.default_config = declared, default_config
         self.overrides: Sequence[Override] = ()
         self.config: Any = None
-        super().__init__(_ConfigFileParser(), flags.ArgumentSerializer(), name, None, help)
+        super().__init__(_PathParser(), flags.ArgumentSerializer(), name, None, help)
 
     def set_overrides(self, overrides: Sequence[Override]) -> None:
         """Set the overrides of a new command line. Raises ConfigError if there is no config that they change."""
@@ -109,18 +101,6 @@ class ConfigFlag(flags.Flag):
             apply_overrides(config, self.overrides, self.declared(config))
             self.config = config
         return self.config
-
-
-class _ConfigFileParser(flags.ArgumentParser):
-    """Parses FILE or FILE:ARGUMENT."""
-
-    def parse(self, argument: str) -> str:  # type: ignore[override]
-        """Return the file with ~ expanded, and its argument."""
-        return user_path(argument)
-
-    def flag_type(self) -> str:
-        """Return the name of the type in --help."""
-        return "config file"
 
 
 def config_type(config: Any) -> Any:

@@ -16,7 +16,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from finetune_scaling.configuration import FieldTypes, closest, suggestion, type_hints
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.typed_values import entry_hint, form, has_fields, is_mapping, kinds, parse
+from finetune_scaling.typed_values import entry_hint, form, has_fields, is_mapping, parse, union_members
 
 # .name, [0] or ["name"]
 _PART = re.compile(r"""\.?(?P<name>[^.\[\]'"]+)|\[(?P<index>\d+)\]|\[(?P<quote>['"])(?P<key>.+?)(?P=quote)\]""")
@@ -165,18 +165,18 @@ class _Fields:
         """Return the fields of a group of this declared type; of a union, those of the member of the group's kind."""
         declared: dict[str, Any] = {}
         entries = None
-        for kind, annotations in kinds(hint):
+        for member, annotations in union_members(hint):
             blocks = [annotation for annotation in annotations if isinstance(annotation, FieldTypes)]
             for block in blocks:
                 declared |= {**cls.of(block.fields_of(group), group).declared, **block.further}
-            if dataclasses.is_dataclass(kind):
-                hints = type_hints(kind)  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(member):
+                hints = type_hints(member)  # type: ignore[arg-type]
                 if "kind" in hints:
                     declared["kind"] = declared.get("kind", hints["kind"]) | hints["kind"]
                     hints = hints if group.get("kind") in (None, *typing.get_args(hints["kind"])) else {}
                 declared = {**hints, **declared}
-            elif is_mapping(kind) and not blocks:
-                entries = (*typing.get_args(kind), Any, Any)[1]
+            elif is_mapping(member) and not blocks:
+                entries = (*typing.get_args(member), Any, Any)[1]
         return cls(group, declared, entries)
 
     def find(self, name: str, *, last: bool, where: str) -> str:
@@ -217,7 +217,7 @@ class _Fields:
 def _parse_value(override: Override, hint: Any) -> Any:
     """Return the value of an override. Raises ConfigError that says how values of this type are written."""
     if override.text is None:
-        if any(kind in (bool, Any) for kind, _ in kinds(hint)):
+        if any(member in (bool, Any) for member, _ in union_members(hint)):
             return override.switch
         raise ConfigError(f"{override.name} has no value; write {override.name}=VALUE, {form(hint)}")
     try:

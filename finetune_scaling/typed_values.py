@@ -25,80 +25,82 @@ _QUOTES_AND_BRACKETS = set("'\"()[]")  # of Python lists; plain lists have none
 _LARGEST_EXPONENT = 18  # of integers such as 1e9
 
 
-def kinds(hint: Any, annotations: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+def union_members(hint: Any, annotations: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Yield the members of a union, each with its annotations."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        kind, *own = typing.get_args(hint)
-        yield from kinds(kind, (*annotations, *own))
+        member, *own = typing.get_args(hint)
+        yield from union_members(member, (*annotations, *own))
     elif origin in (typing.Union, types.UnionType):
         for option in typing.get_args(hint):
-            yield from kinds(option, annotations)
+            yield from union_members(option, annotations)
     else:
         yield hint, annotations
 
 
-def is_mapping(kind: Any) -> bool:
+def is_mapping(member: Any) -> bool:
     """Return whether a member of a union is a mapping."""
-    origin = typing.get_origin(kind) or kind
+    origin = typing.get_origin(member) or member
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def has_fields(hint: Any) -> bool:
     """Return whether values of a declared type are groups of fields."""
-    return any(dataclasses.is_dataclass(kind) or is_mapping(kind) for kind, _ in kinds(hint))
+    return any(dataclasses.is_dataclass(member) or is_mapping(member) for member, _ in union_members(hint))
 
 
 def entry_hint(hint: Any) -> Any:
     """Return the declared type of the entries of a list; Any if it is not known."""
-    entries = [typing.get_args(kind)[0] for kind, _ in kinds(hint) if typing.get_origin(kind) is tuple]
+    entries = [typing.get_args(member)[0] for member, _ in union_members(hint) if typing.get_origin(member) is tuple]
     return entries[0] if entries else Any
 
 
 def parse(text: str, hint: Any) -> Any:
-    """Return the value of a declared type that a text spells. Raises ConfigError that says how values are written."""
+    """Parse a text as a value of a declared type. Raises ConfigError that says how values of the type are written."""
     try:
         return _parse_union(text, hint)
     except ValueError:
         pass
     if text in _NONE:
-        is_text = any(kind is str for kind, _ in kinds(hint))
+        is_text = any(member is str for member, _ in union_members(hint))
         name = f"; a file of this name is ./{text}" if is_text else ""
         raise ConfigError(f"None is for optional fields, and this one needs a value. Fix: write {form(hint)}{name}")
     raise ConfigError(f"expected {form(hint)}")
 
 
 def _parse_union(text: str, hint: Any) -> Any:
-    """Return the value of the first member of a union that a text spells. Raises ValueError if it spells none."""
-    for kind, annotations in sorted(kinds(hint), key=_precedence):
+    """Parse a text as the first member of a union that accepts it. Raises ValueError if none does."""
+    for member, annotations in sorted(union_members(hint), key=_precedence):
         with contextlib.suppress(ValueError):
-            return _parse_kind(text, kind, annotations)
+            return _parse_member(text, member, annotations)
     return _fail(text)
 
 
 def _precedence(member: tuple[Any, tuple[Any, ...]]) -> int:
     """Return when a member of a union is tried: "none" can be an option, and every text is a str."""
-    kind, _ = member
-    return 0 if typing.get_origin(kind) is Literal else 1 if kind is type(None) else 3 if kind is str else 2
+    declared, _ = member
+    is_option = typing.get_origin(declared) is Literal
+    return 0 if is_option else 1 if declared is type(None) else 3 if declared is str else 2
 
 
-def _parse_kind(text: str, kind: Any, annotations: Sequence[Any]) -> Any:
-    if kind is str:
-        return _parse_text(text, annotations)
-    if kind in _PARSERS:
-        return _PARSERS[kind](text)
-    if typing.get_origin(kind) is Literal:
-        options = {str(option): option for option in typing.get_args(kind)}
+def _parse_member(text: str, member: Any, annotations: Sequence[Any]) -> Any:
+    if member in _PARSERS:
+        return _PARSERS[member](text)
+    origin = typing.get_origin(member)
+    if origin is Literal:
+        options = {str(option): option for option in typing.get_args(member)}
         return options[text] if text in options else _fail(text)
-    if typing.get_origin(kind) is tuple:
-        return _parse_list(text, kind)
+    if text in _NONE:  # is no text and no list
+        _fail(text)
+    if member is str:
+        return _parse_text(text, annotations)
+    if origin is tuple:
+        return _parse_list(text, member)
     value = _python_value(text)
     return value if isinstance(value, dict) else _fail(text)
 
 
 def _parse_text(text: str, annotations: Sequence[Any]) -> Any:
-    if text in _NONE:
-        _fail(text)
     value: Any = _ESCAPE.sub(_unescape, text) if ESCAPES in annotations else text
     for function in filter(callable, annotations):
         value = function(value)
@@ -147,22 +149,20 @@ _PARSERS: dict[Any, Callable[[str], Any]] = {
 }
 
 
-def _parse_list(text: str, kind: Any) -> tuple[Any, ...]:
+def _parse_list(text: str, member: Any) -> tuple[Any, ...]:
     """Parse plain entries such as a,b, or a Python list such as ('a', 'b'); Text keeps its blanks."""
-    hint = entry_hint(kind)
-    if text in _NONE:
-        _fail(text)
+    hint = entry_hint(member)
     if has_fields(hint) or _has_lists(hint) or not _QUOTES_AND_BRACKETS.isdisjoint(text):
         value = _python_value(text)
         entries = value if isinstance(value, list | tuple) else [value]
-        return tuple(entries) if has_fields(hint) else convert(kind, entries, "entries")
-    is_escaped = any(ESCAPES in annotations for _, annotations in kinds(hint))
+        return tuple(entries) if has_fields(hint) else convert(member, entries, "entries")
+    is_escaped = any(ESCAPES in annotations for _, annotations in union_members(hint))
     plain = [entry if is_escaped else entry.strip() for entry in text.removesuffix(",").split(",")] if text else []
     return tuple(_parse_union(entry, hint) if entry else _fail(text) for entry in plain)
 
 
 def _has_lists(hint: Any) -> bool:
-    return any(typing.get_origin(kind) is tuple for kind, _ in kinds(hint))
+    return any(typing.get_origin(member) is tuple for member, _ in union_members(hint))
 
 
 def _python_value(text: str) -> Any:
@@ -190,17 +190,17 @@ _FORMS = {
 
 def form(hint: Any) -> str:
     """Return how values of a declared type are written."""
-    ordered = sorted(kinds(hint), key=lambda kind: kind[0] is type(None))
-    return ", or ".join(dict.fromkeys(_form_of_kind(kind) for kind, _ in ordered))
+    ordered = sorted(union_members(hint), key=lambda member: member[0] is type(None))
+    return ", or ".join(dict.fromkeys(_form_of_member(member) for member, _ in ordered))
 
 
-def _form_of_kind(kind: Any) -> str:
-    if kind in _FORMS:
-        return _FORMS[kind]
-    if typing.get_origin(kind) is Literal:
-        return ", ".join(option or "an empty text" for option in map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) is tuple:
-        hint = entry_hint(kind)
+def _form_of_member(member: Any) -> str:
+    if member in _FORMS:
+        return _FORMS[member]
+    if typing.get_origin(member) is Literal:
+        return ", ".join(option or "an empty text" for option in map(str, typing.get_args(member)))
+    if typing.get_origin(member) is tuple:
+        hint = entry_hint(member)
         if _has_lists(hint):
             return "a list such as \"[('a', 0.5)]\""
         group = "\"[{'field': 1}]\"" if has_fields(hint) else "a,b or \"['a, b', 'c']\""
