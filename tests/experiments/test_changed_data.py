@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +61,6 @@ def finished(config, tmp_path_factory) -> Path:
     """A finished run, which tests only add evaluations to."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     run(config, directory)
-    return directory
-
-
-@pytest.fixture
-def unfinished(finished, tmp_path) -> Path:
-    """A copy of it before it was scored."""
-    directory = Path(shutil.copytree(finished, tmp_path / "run"))
-    (directory / "result.json").unlink()
     return directory
 
 

@@ -44,14 +44,6 @@ def finished(tiny_runs, tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture
-def unfinished(finished, tmp_path) -> Path:
-    """A copy of it before it was scored."""
-    directory = Path(shutil.copytree(finished, tmp_path / "run"))
-    (directory / "result.json").unlink()
-    return directory
-
-
 @pytest.fixture(scope="module")
 def other_base(tiny_runs, tmp_path_factory) -> Path:
     """A base model that differs from the shared one in its seed."""
