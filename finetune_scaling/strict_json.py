@@ -54,7 +54,7 @@ def check_json_lines(path: Any, first_line: str) -> None:
 
 
 def _wrong_layout(begin: str) -> tuple[str, str] | None:
-    """Return what a file is whose first line is no object, and the command that converts it; None for other faults."""
+    """Return the layout of a file whose first line is not an object, and the command that converts it, if known."""
     try:
         _, end = json.JSONDecoder().raw_decode(begin)
     except (ValueError, RecursionError) as error:

@@ -126,7 +126,7 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
     """Read the fields of a model that its tokenizer and exports need.
 
     They are in MODEL_FIELDS, or in the model's config.json and GENERATION_CONFIG in its directory. Raises DataError if
-    the directory has neither, or an id that ends texts is none.
+    the directory has neither, or eos_token_id is not an id of the model.
     """
     file = next((directory / name for name in (MODEL_FIELDS, _MODEL_CONFIG) if (directory / name).is_file()), None)
     if file is None:
@@ -149,7 +149,7 @@ def read_model_fields(directory: Location) -> dict[str, Any]:
 
 
 def _check_end_ids(model_fields: Mapping[str, Any], source: str) -> None:
-    """Raise DataError, which begins with their file, if the ids that end a text are no ids of the model."""
+    """Raise DataError, which begins with their file, if an end-of-sequence id is not an id of the model."""
     rows = model_fields.get("vocab_size")
     count = rows if isinstance(rows, int) else sys.maxsize  # another error names a size that is not a number
     if not all(_is_id(i, count) for i in _end_ids(model_fields)):
