@@ -92,7 +92,7 @@ def test_a_study_of_one_base_ends_in_a_report(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_fitted_laws_may_be_none() -> None:
-    fitted = fit(read_points(grid((1e6,), (100, 300))))
+    fitted = fit(read_points(grid((1e6,), (100, 300))), resampling=FEW)
     assert fitted.parameters.empty
     assert list(fitted.parameters)[:4] == ["task", "method", "law", "parameter"]
     assert len(fitted.figure().axes) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from finetune_scaling.evaluation.scoring import example_losses
 from finetune_scaling.experiments.run import run
+from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.report.study_report import fit_study
 from finetune_scaling.runs import run_data
@@ -99,6 +100,7 @@ def test_a_study_takes_it_from_a_config_to_the_laws(tiny_runs, example_method, t
     study = read_study(config)
     assert execute(study, config, tmp_path).done == 12
     write_points(study, tmp_path)
-    analysis = fit_study(tmp_path / "points.csv", tmp_path / "report", progress=lambda line: None)
+    few = Resampling(resamples=40)
+    analysis = fit_study(tmp_path / "points.csv", tmp_path / "report", resampling=few, progress=lambda line: None)
     assert analysis.methods == ("full", "gain")
     assert "gain vectors" in (tmp_path / "report" / "report.html").read_text()
