@@ -91,14 +91,24 @@ def exit_on_user_error() -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            print(f"error: {escape_controls(str(error))}", file=sys.stderr, flush=True)
+            _report(f"error: {escape_controls(str(error))}")
             sys.exit(error.exit_code)
         except Preempted as notice:
-            print(f"preempted: {notice}", file=sys.stderr, flush=True)
+            _report(f"preempted: {notice}")
             sys.exit(EXIT_PREEMPTED)
         except KeyboardInterrupt:
-            print(INTERRUPTED, file=sys.stderr, flush=True)
+            _report(INTERRUPTED)
             sys.exit(EXIT_INTERRUPTED)
+
+
+def _report(message: str) -> None:
+    """Print a line on stderr, or nothing if it cannot be written: the exit code still says what happened."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise  # ends the command
+    except OSError:
+        pass
 
 
 @contextlib.contextmanager
@@ -122,8 +132,13 @@ def _exit_if_output_is_closed() -> Iterator[None]:
             raise  # another file
         _discard(sys.stdout)
         fix = "redirect it to a file on a disk with free space"
-        print(f"error: stdout cannot be written: {error.strerror}. Fix: {fix}", file=sys.stderr, flush=True)
+        _report(f"error: stdout cannot be written: {error.strerror}. Fix: {fix}")
         sys.exit(EXIT_USAGE)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _discard(sys.stderr)  # or Python would exit with 120
 
 
 def _replace_closed_streams() -> None:

@@ -69,6 +69,19 @@ def test_output_on_a_full_disk_is_an_error_of_one_line(unbuffered):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("then", "redirection", "code"),
+    [
+        ("import logging; logging.warning('x')", "2>/dev/full", 0),
+        ("raise ConfigError('x')", "2>/dev/full", EXIT_USAGE),
+        ("pass", ">/dev/full 2>&1", EXIT_USAGE),
+    ],
+)
+def test_messages_on_a_full_disk_keep_the_exit_code(then, redirection, code, full_device):
+    done = _redirected(FAILING.format(then=then), redirection, "")
+    assert (done.returncode, done.stdout.strip()) == (code, "" if redirection.startswith(">") else "out")
+
+
 def _redirected(program, redirection, unbuffered):
     return subprocess.run(
         ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program],
