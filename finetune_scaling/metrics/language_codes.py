@@ -8,42 +8,43 @@ import re
 
 from finetune_scaling.errors import DataError
 
-# English name and ISO 639-3 codes by ISO 639-1 code; a macrolanguage has the code of its usual member, too.
+# English name and further codes by ISO 639-1 code: ISO 639-3, also of a macrolanguage's usual member, and 639-2/B.
 _TWO_LETTERS = {
     "af": ("Afrikaans", "afr"), "am": ("Amharic", "amh"), "ar": ("Arabic", "ara arb"), "as": ("Assamese", "asm"),
     "az": ("Azerbaijani", "aze azj"), "ba": ("Bashkir", "bak"), "be": ("Belarusian", "bel"), "bg": ("Bulgarian", "bul"),
-    "bm": ("Bambara", "bam"), "bn": ("Bengali", "ben"), "bo": ("Tibetan", "bod"), "br": ("Breton", "bre"),
-    "bs": ("Bosnian", "bos"), "ca": ("Catalan", "cat"), "cs": ("Czech", "ces"), "cy": ("Welsh", "cym"),
-    "da": ("Danish", "dan"), "de": ("German", "deu"), "dz": ("Dzongkha", "dzo"), "ee": ("Ewe", "ewe"),
-    "el": ("Greek", "ell"), "en": ("English", "eng"), "eo": ("Esperanto", "epo"), "es": ("Spanish", "spa"),
-    "et": ("Estonian", "est ekk"), "eu": ("Basque", "eus"), "fa": ("Persian", "fas pes"), "fi": ("Finnish", "fin"),
-    "fj": ("Fijian", "fij"), "fo": ("Faroese", "fao"), "fr": ("French", "fra"), "ga": ("Irish", "gle"),
-    "gd": ("Scottish Gaelic", "gla"), "gl": ("Galician", "glg"), "gn": ("Guarani", "grn"), "gu": ("Gujarati", "guj"),
-    "ha": ("Hausa", "hau"), "he": ("Hebrew", "heb"), "hi": ("Hindi", "hin"), "hr": ("Croatian", "hrv"),
-    "ht": ("Haitian Creole", "hat"), "hu": ("Hungarian", "hun"), "hy": ("Armenian", "hye"), "id": ("Indonesian", "ind"),
-    "ig": ("Igbo", "ibo"), "is": ("Icelandic", "isl"), "it": ("Italian", "ita"), "ja": ("Japanese", "jpn"),
-    "jv": ("Javanese", "jav"), "ka": ("Georgian", "kat"), "kg": ("Kikongo", "kon"), "ki": ("Kikuyu", "kik"),
-    "kk": ("Kazakh", "kaz"), "km": ("Khmer", "khm"), "kn": ("Kannada", "kan"), "ko": ("Korean", "kor"),
-    "ku": ("Kurdish", "kur kmr"), "ky": ("Kyrgyz", "kir"), "la": ("Latin", "lat"), "lb": ("Luxembourgish", "ltz"),
-    "lg": ("Ganda", "lug"), "li": ("Limburgish", "lim"), "ln": ("Lingala", "lin"), "lo": ("Lao", "lao"),
-    "lt": ("Lithuanian", "lit"), "lv": ("Latvian", "lav lvs"), "mg": ("Malagasy", "mlg plt"), "mi": ("Maori", "mri"),
-    "mk": ("Macedonian", "mkd"), "ml": ("Malayalam", "mal"), "mn": ("Mongolian", "khk mon"), "mr": ("Marathi", "mar"),
-    "ms": ("Malay", "msa zsm"), "mt": ("Maltese", "mlt"), "my": ("Burmese", "mya"), "nb": ("Norwegian Bokmål", "nob"),
-    "ne": ("Nepali", "nep npi"), "nl": ("Dutch", "nld"), "nn": ("Norwegian Nynorsk", "nno"), "no": ("Norwegian", "nor"),
-    "ny": ("Nyanja", "nya"), "oc": ("Occitan", "oci"), "om": ("Oromo", "orm gaz"), "or": ("Odia", "ori ory"),
-    "pa": ("Punjabi", "pan"), "pl": ("Polish", "pol"), "ps": ("Pashto", "pbt pus"), "pt": ("Portuguese", "por"),
-    "qu": ("Quechua", "que quy"), "rn": ("Rundi", "run"), "ro": ("Romanian", "ron"), "ru": ("Russian", "rus"),
-    "rw": ("Kinyarwanda", "kin"), "sa": ("Sanskrit", "san"), "sc": ("Sardinian", "srd"), "sd": ("Sindhi", "snd"),
-    "sg": ("Sango", "sag"), "si": ("Sinhala", "sin"), "sk": ("Slovak", "slk"), "sl": ("Slovenian", "slv"),
-    "sm": ("Samoan", "smo"), "sn": ("Shona", "sna"), "so": ("Somali", "som"), "sq": ("Albanian", "sqi als"),
-    "sr": ("Serbian", "srp"), "ss": ("Swati", "ssw"), "st": ("Southern Sotho", "sot"), "su": ("Sundanese", "sun"),
-    "sv": ("Swedish", "swe"), "sw": ("Swahili", "swa swh"), "ta": ("Tamil", "tam"), "te": ("Telugu", "tel"),
-    "tg": ("Tajik", "tgk"), "th": ("Thai", "tha"), "ti": ("Tigrinya", "tir"), "tk": ("Turkmen", "tuk"),
-    "tl": ("Tagalog", "tgl"), "tn": ("Tswana", "tsn"), "tr": ("Turkish", "tur"), "ts": ("Tsonga", "tso"),
-    "tt": ("Tatar", "tat"), "tw": ("Twi", "twi"), "ug": ("Uyghur", "uig"), "uk": ("Ukrainian", "ukr"),
-    "ur": ("Urdu", "urd"), "uz": ("Uzbek", "uzb uzn"), "vi": ("Vietnamese", "vie"), "wo": ("Wolof", "wol"),
-    "xh": ("Xhosa", "xho"), "yi": ("Yiddish", "yid ydd"), "yo": ("Yoruba", "yor"), "zh": ("Chinese", "cmn zho"),
-    "zu": ("Zulu", "zul"),
+    "bm": ("Bambara", "bam"), "bn": ("Bengali", "ben"), "bo": ("Tibetan", "bod tib"), "br": ("Breton", "bre"),
+    "bs": ("Bosnian", "bos"), "ca": ("Catalan", "cat"), "cs": ("Czech", "ces cze"), "cy": ("Welsh", "cym wel"),
+    "da": ("Danish", "dan"), "de": ("German", "deu ger"), "dz": ("Dzongkha", "dzo"), "ee": ("Ewe", "ewe"),
+    "el": ("Greek", "ell gre"), "en": ("English", "eng"), "eo": ("Esperanto", "epo"), "es": ("Spanish", "spa"),
+    "et": ("Estonian", "est ekk"), "eu": ("Basque", "eus baq"), "fa": ("Persian", "fas per pes"),
+    "fi": ("Finnish", "fin"), "fj": ("Fijian", "fij"), "fo": ("Faroese", "fao"), "fr": ("French", "fra fre"),
+    "ga": ("Irish", "gle"), "gd": ("Scottish Gaelic", "gla"), "gl": ("Galician", "glg"), "gn": ("Guarani", "grn"),
+    "gu": ("Gujarati", "guj"), "ha": ("Hausa", "hau"), "he": ("Hebrew", "heb"), "hi": ("Hindi", "hin"),
+    "hr": ("Croatian", "hrv"), "ht": ("Haitian Creole", "hat"), "hu": ("Hungarian", "hun"),
+    "hy": ("Armenian", "hye arm"), "id": ("Indonesian", "ind"), "ig": ("Igbo", "ibo"), "is": ("Icelandic", "isl ice"),
+    "it": ("Italian", "ita"), "ja": ("Japanese", "jpn"), "jv": ("Javanese", "jav"), "ka": ("Georgian", "kat geo"),
+    "kg": ("Kikongo", "kon"), "ki": ("Kikuyu", "kik"), "kk": ("Kazakh", "kaz"), "km": ("Khmer", "khm"),
+    "kn": ("Kannada", "kan"), "ko": ("Korean", "kor"), "ku": ("Kurdish", "kur kmr"), "ky": ("Kyrgyz", "kir"),
+    "la": ("Latin", "lat"), "lb": ("Luxembourgish", "ltz"), "lg": ("Ganda", "lug"), "li": ("Limburgish", "lim"),
+    "ln": ("Lingala", "lin"), "lo": ("Lao", "lao"), "lt": ("Lithuanian", "lit"), "lv": ("Latvian", "lav lvs"),
+    "mg": ("Malagasy", "mlg plt"), "mi": ("Maori", "mri mao"), "mk": ("Macedonian", "mkd mac"),
+    "ml": ("Malayalam", "mal"), "mn": ("Mongolian", "khk mon"), "mr": ("Marathi", "mar"),
+    "ms": ("Malay", "msa may zsm"), "mt": ("Maltese", "mlt"), "my": ("Burmese", "mya bur"),
+    "nb": ("Norwegian Bokmål", "nob"), "ne": ("Nepali", "nep npi"), "nl": ("Dutch", "nld dut"),
+    "nn": ("Norwegian Nynorsk", "nno"), "no": ("Norwegian", "nor"), "ny": ("Nyanja", "nya"), "oc": ("Occitan", "oci"),
+    "om": ("Oromo", "orm gaz"), "or": ("Odia", "ori ory"), "pa": ("Punjabi", "pan"), "pl": ("Polish", "pol"),
+    "ps": ("Pashto", "pbt pus"), "pt": ("Portuguese", "por"), "qu": ("Quechua", "que quy"), "rn": ("Rundi", "run"),
+    "ro": ("Romanian", "ron rum"), "ru": ("Russian", "rus"), "rw": ("Kinyarwanda", "kin"), "sa": ("Sanskrit", "san"),
+    "sc": ("Sardinian", "srd"), "sd": ("Sindhi", "snd"), "sg": ("Sango", "sag"), "si": ("Sinhala", "sin"),
+    "sk": ("Slovak", "slk slo"), "sl": ("Slovenian", "slv"), "sm": ("Samoan", "smo"), "sn": ("Shona", "sna"),
+    "so": ("Somali", "som"), "sq": ("Albanian", "sqi alb als"), "sr": ("Serbian", "srp"), "ss": ("Swati", "ssw"),
+    "st": ("Southern Sotho", "sot"), "su": ("Sundanese", "sun"), "sv": ("Swedish", "swe"), "sw": ("Swahili", "swa swh"),
+    "ta": ("Tamil", "tam"), "te": ("Telugu", "tel"), "tg": ("Tajik", "tgk"), "th": ("Thai", "tha"),
+    "ti": ("Tigrinya", "tir"), "tk": ("Turkmen", "tuk"), "tl": ("Tagalog", "tgl"), "tn": ("Tswana", "tsn"),
+    "tr": ("Turkish", "tur"), "ts": ("Tsonga", "tso"), "tt": ("Tatar", "tat"), "tw": ("Twi", "twi"),
+    "ug": ("Uyghur", "uig"), "uk": ("Ukrainian", "ukr"), "ur": ("Urdu", "urd"), "uz": ("Uzbek", "uzb uzn"),
+    "vi": ("Vietnamese", "vie"), "wo": ("Wolof", "wol"), "xh": ("Xhosa", "xho"), "yi": ("Yiddish", "yid ydd"),
+    "yo": ("Yoruba", "yor"), "zh": ("Chinese", "cmn zho chi"), "zu": ("Zulu", "zul"),
 }  # fmt: skip
 
 # Further languages of FLORES-200, by ISO 639-3 code.
@@ -107,7 +108,10 @@ def parse_language_code(code: str) -> LanguageCode:
     """Return the subtags of a code. Raises DataError if it does not have the form of a language code."""
     found = _CODE.fullmatch(code.replace("_", "-"))
     if found is None:
-        raise DataError(f"{code!r} is not a language code; give one such as de, deu_Latn or pt-BR")
+        known = [one for one, name in LANGUAGE_NAMES.items() if name.lower() == code.strip().lower()]
+        raise DataError(
+            f"{code!r} is not a language code; give {known[0] if known else 'one such as de, deu_Latn or pt-BR'}"
+        )
     parts = found.groupdict(default="")
     # An extended language subtag names the language itself: zh-yue is yue.
     language = parts["private"] or parts["extended"][-3:] or parts["language"]

@@ -58,7 +58,8 @@ def test_codes_of_flores_have_distinct_names() -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("German", "'German' is not a language code"),
+        ("German", "'German' is not a language code; give de$"),
+        (" GERMAN", "give de$"),
         ("", "is not a language code"),
         ("de/x", "is not a language code"),
         ("xx", r"template.languages = \{'xx': 'its name'\}"),

@@ -16,6 +16,8 @@ from finetune_scaling.metrics.registry import METRICS, score
         ("ZH-Hans", "zh"),
         ("zho_Hans", "zh"),
         ("deu_Latn", "de"),
+        ("ger", "de"),
+        ("CHI_Hans", "zh"),
         ("A", "A"),
         ("zh-cmn-Hans-CN", "zh"),
         ("yue_Hant", "yue"),
@@ -30,7 +32,7 @@ from finetune_scaling.metrics.registry import METRICS, score
     ],
 )
 def test_forms_of_a_code(code, language):
-    """Codes of FLORES-200 and examples of RFC 5646, appendix A."""
+    """Codes of FLORES-200, of ISO 639-2/B, and examples of RFC 5646, appendix A."""
     assert language_of(code) == language
 
 
