@@ -33,6 +33,10 @@ class DataError(UserError):
     """A data file, split, column or text does not match the task."""
 
 
+class MissingDataError(DataError):
+    """A data file cannot be opened, for example because it has moved."""
+
+
 class EmptyTableError(DataError):
     """A table has column names and no rows."""
 

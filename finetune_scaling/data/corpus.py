@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from finetune_scaling.configuration import canonical_json
 from finetune_scaling.data.sources import SourceBlock, open_source, source_from_config
 from finetune_scaling.data.sources.records import LazySequence, Records, text_field
-from finetune_scaling.errors import ConfigError
+from finetune_scaling.errors import ConfigError, MissingDataError
 from finetune_scaling.paths import UserPath
 
 
@@ -55,7 +55,11 @@ class PartTexts(LazySequence[str]):
 
 def open_texts(part: CorpusPart, where: str) -> PartTexts:
     """Open the texts of one part; `where` names the part in errors."""
-    records = open_source(source_from_config(part.source, f"{where}.source"), (part.field,))
+    source = source_from_config(part.source, f"{where}.source")
+    try:
+        records = open_source(source, (part.field,))
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; if it has moved, set {where}.source.path=FILE") from error
     return PartTexts(records, part.field)
 
 

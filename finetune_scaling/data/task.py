@@ -16,7 +16,7 @@ from finetune_scaling.data.examples import Examples, Part, PartExamples
 from finetune_scaling.data.language_names import language_name
 from finetune_scaling.data.sources import Source, prepare_source, source_from_config
 from finetune_scaling.data.tasks import TASKS, example_fields, files
-from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.errors import ConfigError, DataError, MissingDataError
 from finetune_scaling.names import check_file_names
 
 CHAT = "chat"  # the template of the model's tokenizer
@@ -72,7 +72,15 @@ class Task:
         splits = self.splits()
         if split not in splits:
             raise DataError(f"task {self.name} has no split {split!r}; it has {', '.join(splits)}")
-        return Examples([PartExamples(part) for part in splits[split]])
+        field = f"task.{split}" if split in ("train", "dev") else f"task.test.{split}"
+        return Examples([self._open(part, f"{field}[{i}]") for i, part in enumerate(splits[split])])
+
+    def _open(self, part: Part, field: str) -> PartExamples:
+        try:
+            return PartExamples(part)
+        except MissingDataError as error:
+            places = f"task.sources.data_dir=DIR or {field}.source.path=FILE"
+            raise MissingDataError(f"{error}; if it has moved, set {places}") from error
 
 
 _TEMPLATE = Literal["chat"] | ChatTemplate | templates.Template
@@ -87,13 +95,19 @@ def load_task(spec: str | Mapping[str, Any]) -> Task:
     {"name": "grammar_translation", "sources": {"grammar": {"genders": 3}}}.
     Raises ConfigError that names the field, with the nearest known name.
     """
+    mapping = complete_task(spec)
+    return _build(mapping, f"task {mapping['name']}")
+
+
+def complete_task(spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a task, those of a named one included. Raises ConfigError for an unknown name."""
     mapping = {"name": spec} if isinstance(spec, str) else configuration.without_unset(spec)
     name = mapping.get("name", "")
     if name in TASKS:
         mapping = _merge(TASKS[name], mapping)
     elif "kind" not in mapping:
         raise ConfigError(f"task.name = {name!r} is unknown{configuration.suggestion(name, TASKS)}")
-    return _build(mapping, f"task {name}")
+    return {**mapping, "name": name}
 
 
 def jsonl_task(

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
-from finetune_scaling.errors import CheckpointError, ConfigError, DataError
+from finetune_scaling.errors import CheckpointError, ConfigError, DataError, MissingDataError
 from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_public_model, open_run
 from finetune_scaling.evaluation.prepared_evaluation import (
     PreparedEvaluation,
@@ -28,6 +28,11 @@ from finetune_scaling.runs.run_directory import is_public_model
 from finetune_scaling.sharding.mesh import ShardingConfig
 
 log = logging.getLogger(__name__)
+
+_MOVED = (
+    " (such as --config.task.sources.data_dir=DIR) in another call of `train` or `study` with the run's config and "
+    "workdir, which trains nothing that is finished but records the new place"
+)
 
 ChooseEvaluators = Callable[[str, RunConfig], Mapping[str, Evaluator]]  # (directory, run_config) -> by name
 OnRecord = Callable[["EvaluationJob", PreparedEvaluation, Record], None]
@@ -96,7 +101,8 @@ def _job(directory: str, choose: ChooseEvaluators, options: EvaluationOptions) -
             evaluators, model.run_config, tokenizer, model.config, options.finetuning, options.metrics
         )
     except (ConfigError, DataError) as error:
-        raise type(error)(f"{directory}: {error}") from error
+        fix = _MOVED if isinstance(error, MissingDataError) and not public else ""
+        raise type(error)(f"{directory}: {error}{fix}") from error
     missing = frozenset(
         one.name for one in prepared if options.overwrite or existing_record(model, one, options.out) is None
     )

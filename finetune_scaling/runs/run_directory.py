@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_scaling import configuration
+from finetune_scaling.data.data_paths import absolute_path, with_absolute_data, without_data_paths
+from finetune_scaling.data.task import load_task
 from finetune_scaling.errors import InUseError, UserError, WorkdirError
 from finetune_scaling.files import (
     Location,
-    absolute,
     disk_errors,
     location,
     read_json,
@@ -41,8 +42,7 @@ CHECKPOINTS = "checkpoints"
 # same), the mesh, implementations of attention and remat that compute the same, and evaluators.
 _MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
 
-_PATHS = (("base", "run"), ("tokenizer",), ("corpus", "prepared"), ("task", "sources", "data_dir"))
-_DATA_PATHS = ("corpus.prepared", "task.sources.data_dir")  # they may change, too, until the run is finished
+_PATHS = (("base", "run"), ("tokenizer",), ("corpus", "prepared"), ("pretrain", "corpus", "prepared"))
 
 RunState = Literal["done", "failed", "started", "waiting"]
 
@@ -76,15 +76,18 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`.
 
-        The paths of base, tokenizer and data directory are recorded as absolute ones.
+        The paths of base, tokenizer and data are recorded as absolute ones.
         """
         self.check_config(config)
-        write_json_atomically(self.path / CONFIG, _with_absolute_paths(configuration.plain(config)))
+        recorded = with_absolute_paths(configuration.plain(config))
+        if not ((self.path / CONFIG).exists() and configuration.equal(recorded, self.config)):
+            write_json_atomically(self.path / CONFIG, recorded)
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Raise WorkdirError that names the differing fields if something was trained here with another config.
 
-        For an imported adapter (adapter_import.py), whose checkpoint has step 0, only the method must match.
+        Data may be elsewhere: its digests are compared when a run resumes, and here if the run is finished. For an
+        imported adapter (adapter_import.py), whose checkpoint has step 0, only the method must match.
         """
         trained = any((self.path / name).exists() for name in (METRICS, RESULT))
         if is_public_model(self.path):
@@ -93,11 +96,10 @@ class RunDirectory:
             return
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}. Fix: choose another --workdir")
-        differing = [
-            name
-            for name in configuration.differing_fields(*_with_defaults(self.config, config))
-            if not (_MAY_CHANGE.fullmatch(name) or (name in _DATA_PATHS and self.result is None))
-        ]
+        known, given = _with_defaults(self.config, config)
+        differing = _differing_fields(without_data_paths(known), without_data_paths(given))
+        if not differing and (moved := _differing_fields(known, given)) and not self._has_data_of(config):
+            differing = moved
         if not trained:
             differing = [name for name in differing if name.startswith("method.")]
         if differing:
@@ -105,6 +107,18 @@ class RunDirectory:
                 f"{self.path}: holds a run of another config (they differ in {', '.join(differing[:8])}). "
                 "Fix: choose another --workdir, or delete this one"
             )
+
+    def _has_data_of(self, config: Mapping[str, Any]) -> bool:
+        """Return whether the data of a config is that of the results; True until there are some."""
+        from finetune_scaling.runs.run_config import read_run_config  # imports JAX, which reading a run does not need
+        from finetune_scaling.runs.run_data import split_digest
+
+        if (record := self.result) is None:
+            return True
+        if not (splits := record.get("splits")):  # an older run
+            return False
+        run_config = read_run_config(config)
+        return all(split_digest(run_config, name) == split["digest"] for name, split in splits.items())
 
     def write_result(self, record: Mapping[str, Any]) -> None:
         """Write result.json, which marks the run as finished."""
@@ -151,11 +165,21 @@ def _with_defaults(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
     If one of them cannot be read (an older version may have written it), no defaults are filled in.
     """
+    found: list[Mapping[str, Any]] = [with_absolute_paths(configuration.plain(config)) for config in configs]
+    with contextlib.suppress(UserError):
+        return list(map(_with_default_fields, found))
+    return found
+
+
+def _with_default_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     from finetune_scaling.runs.run_config import read_run_config  # imports JAX, which reading a run does not need
 
-    with contextlib.suppress(UserError):
-        configs = tuple(configuration.plain(read_run_config(config)) for config in configs)
-    return [_with_absolute_paths(configuration.plain(config)) for config in configs]
+    fields = configuration.plain(read_run_config(config))
+    return fields if fields["task"] is None else {**fields, "task": configuration.plain(load_task(fields["task"]))}
+
+
+def _differing_fields(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    return [name for name in configuration.differing_fields(known, given) if not _MAY_CHANGE.fullmatch(name)]
 
 
 def _adapter_error(directory: Location) -> WorkdirError:
@@ -165,18 +189,18 @@ def _adapter_error(directory: Location) -> WorkdirError:
     )
 
 
-def _with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's config with paths that do not depend on the working directory."""
+def with_absolute_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run, or of a study's family, with paths that do not depend on the working directory."""
+    found: dict[str, Any] = with_absolute_data(config)
     for keys in _PATHS:
-        config = _with_absolute_path(config, keys)
-    return config
+        found = _with_absolute_path(found, keys)
+    return found
 
 
 def _with_absolute_path(value: Any, keys: Sequence[str]) -> Any:
     """Return a group of fields with the path at `keys` as an absolute one, if it has a path there."""
     if not keys:
-        is_path = isinstance(value, str) and value and "://" not in value
-        return str(absolute(value, keep_links=True)) if is_path else value
+        return absolute_path(value)
     if not isinstance(value, Mapping) or keys[0] not in value:
         return value
     return {**value, keys[0]: _with_absolute_path(value[keys[0]], keys[1:])}

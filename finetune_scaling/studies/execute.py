@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.data.data_paths import with_absolute_data
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation, prepare_tokenizer
 from finetune_scaling.errors import (
     ConfigError,
@@ -23,7 +24,15 @@ from finetune_scaling.experiments.run import run as train
 from finetune_scaling.files import disk_errors, read_json, write_json_atomically
 from finetune_scaling.interop.model_import import import_model
 from finetune_scaling.messages import count_noun
-from finetune_scaling.runs.run_directory import CONFIG, FAILURE, RESULT, RunDirectory, lock_directory, run_state
+from finetune_scaling.runs.run_directory import (
+    CONFIG,
+    FAILURE,
+    RESULT,
+    RunDirectory,
+    lock_directory,
+    run_state,
+    with_absolute_paths,
+)
 from finetune_scaling.sharding.processes import is_distributed, is_primary, run_on_primary
 from finetune_scaling.studies.check import check_with_tokenizers
 from finetune_scaling.studies.configs import (
@@ -136,6 +145,8 @@ class _BaseInUse(Exception):
 def record_config(study: StudyConfig, config: Mapping[str, Any], workdir: Path) -> None:
     """Write the study's config to its directory. A study may be extended, but not change existing runs and bases.
 
+    Finished runs record the places of data that has moved.
+
     Raises WorkdirError that names the run and the fields if an existing base or run was trained with another config.
     """
     with disk_errors(workdir):
@@ -143,11 +154,21 @@ def record_config(study: StudyConfig, config: Mapping[str, Any], workdir: Path) 
     with lock_directory(workdir, wait=True):
         for base in bases(study):
             if not base.is_public:  # conversions are compared with their source elsewhere
-                RunDirectory(base.directory(workdir)).check_config(pretraining_config(study, workdir, base))
+                _check_config(base.directory(workdir), pretraining_config(study, workdir, base))
         for run in runs(study):
             if (workdir / run.directory).exists():
-                RunDirectory(workdir / run.directory).check_config(finetuning_config(study, workdir, run))
-        write_json_atomically(workdir / CONFIG, configuration.plain(config))
+                _check_config(workdir / run.directory, finetuning_config(study, workdir, run))
+        found = with_absolute_data(configuration.plain(config))
+        families = {name: with_absolute_paths(family) for name, family in found["families"].items()}
+        write_json_atomically(workdir / CONFIG, {**found, "families": families})
+
+
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+    directory = RunDirectory(path)
+    if run_state(path) == "done":  # it is not trained again, which would record where its data is now
+        directory.write_config(config)
+    else:
+        directory.check_config(config)
 
 
 def ensure_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> None:

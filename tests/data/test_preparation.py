@@ -372,7 +372,7 @@ def test_a_corpus_prepared_for_another_run_is_an_error(parts, tokenizer, tmp_pat
         open_prepared(out, parts, other, chunk)
     with pytest.raises(DataError, match=r"another chunk_tokens than.*sequence\.length"):
         open_prepared(out, parts, tokenizer, 9)
-    changed = (parts[0], CorpusPart({"kind": "files", "path": "c.jsonl"}))
+    changed = (parts[0], CorpusPart({"kind": "files", "path": "/c.jsonl"}))
     with pytest.raises(DataError, match=r"another train\[1\]\.source\.path than"):
         open_prepared(out, changed, tokenizer, chunk)
     with pytest.raises(DataError, match=r"another train\[1\]"):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from finetune_scaling.data import overlap
 from finetune_scaling.data.grammar.config import GrammarConfig
 from finetune_scaling.data.sources import GrammarSource, open_source
 from finetune_scaling.data.task import jsonl_task
-from finetune_scaling.errors import CheckpointError
+from finetune_scaling.errors import CheckpointError, MissingDataError, WorkdirError
 from finetune_scaling.evaluation.jobs import EvaluationOptions, plan_evaluations, run_evaluations
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs import run_data, split_records
@@ -82,6 +83,41 @@ def test_a_run_resumes_with_moved_data_and_refuses_changed_data(config, unfinish
     assert record["splits"]["train"] == {"digest": digests["train"], "examples": 40, "dropped": 0}
 
 
+def evaluate(directory: Path, *splits: str) -> None:
+    evaluators = {name: TaskEvaluator(splits=(name,), generate=0, untuned=False) for name in splits}
+    (job,) = plan_evaluations([str(directory)], lambda *_: evaluators, EvaluationOptions())
+    run_evaluations([job], EvaluationOptions())
+
+
+@pytest.mark.parametrize("data_dir", [None, "text"])
+def test_a_run_with_relative_paths_is_evaluated_anywhere_and_records_where_its_data_is_now(
+    config, finished, tmp_path, monkeypatch, data_dir
+):
+    folder, new = tmp_path / "work" / "text", tmp_path / "new"
+    shutil.copytree(folder_of(config), folder)
+    text = json.dumps(config["task"]).replace(f"{folder_of(config)}/", "text/" if data_dir is None else "")
+    given = {**config, "task": {**json.loads(text), "sources": {"data_dir": data_dir}}}
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
+    monkeypatch.chdir(folder.parent)
+    result = run(given, directory)
+    monkeypatch.chdir(tmp_path)
+    evaluate(directory, "dev")
+
+    shutil.move(folder, new)
+    for cached in (run_data._task, run_data._split, run_data._split_digest):
+        cached.cache_clear()
+    with pytest.raises(MissingDataError, match=rf"run: evaluator test: {folder}/test.jsonl .*data_dir=DIR"):
+        evaluate(directory, "test")
+    moved = {**config, "task": json.loads(text.replace('"text/', '"')) | {"sources": {"data_dir": "new"}}}
+    assert run(moved, directory) == result
+    evaluate(directory, "test")
+    recorded = (directory / "config.json").read_text()
+    write(Path(shutil.copytree(new, tmp_path / "other")), "test", records("test")[1:])
+    with pytest.raises(WorkdirError, match=r"another config \(they differ in task\.dev, task\.test\.test, task\.train"):
+        run({**moved, "task": moved["task"] | {"sources": {"data_dir": "other"}}}, directory)
+    assert (directory / "config.json").read_text() == recorded
+
+
 @pytest.mark.parametrize("split", SIZES)
 def test_a_finished_run_keeps_its_results_and_warns_of_changed_or_missing_data(config, finished, split, caplog):
     path, rows, recorded = folder_of(config) / f"{split}.jsonl", records(split), (finished / "result.json").read_text()
@@ -103,11 +139,9 @@ def test_a_finished_run_keeps_its_results_and_warns_of_changed_or_missing_data(c
 
 def test_an_evaluation_on_changed_data_says_so(config, finished, caplog):
     folder, rows = folder_of(config), records("test")
-    evaluators = {name: TaskEvaluator(splits=(name,), generate=0, untuned=False) for name in ("dev", "test")}
     write(folder, "test", rows[1:])
-    (job,) = plan_evaluations([str(finished)], lambda *_: evaluators, EvaluationOptions())
     with caplog.at_level(logging.WARNING):
-        run_evaluations([job], EvaluationOptions())
+        evaluate(finished, "dev", "test")
     write(folder, "test", rows)
     assert f"evaluator test: the data of split test ({folder / 'test.jsonl'}) changed" in caplog.text
     assert "split dev" not in caplog.text

@@ -62,6 +62,21 @@ def test_finished_runs_are_not_repeated(tiny_runs, done, monkeypatch):
     assert execute(read_study(config), config, done) == execute_module.ExecutionSummary()
 
 
+def test_a_study_records_paths_that_do_not_depend_on_the_directory(tiny_runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = small(tiny_runs)
+    corpus = config["families"]["grammar"]["pretrain"]["corpus"]
+    parts = [{"source": {"kind": "files", "path": "a.jsonl"}}]
+    family = {**config["families"]["grammar"], "pretrain": {"corpus": {**corpus, "train": parts, "prepared": "shards"}}}
+    config["families"] = {"grammar": {**family, "tokenizer": "tokenizer"}}
+    execute_module.record_config(read_study(config), config, tmp_path / "study")
+    recorded = json.loads((tmp_path / "study" / "config.json").read_text())["families"]["grammar"]
+    assert recorded["tokenizer"] == f"{tmp_path}/tokenizer"
+    assert recorded["pretrain"]["corpus"]["prepared"] == f"{tmp_path}/shards"
+    (part,) = recorded["pretrain"]["corpus"]["train"]
+    assert part["source"] == {"kind": "files", "path": "a.jsonl", "data_dir": str(tmp_path)}
+
+
 def test_a_base_is_pretrained_once_and_its_records_agree(tiny_runs, done):
     assert [path.name for path in (done / "bases" / "grammar").iterdir() if path.name != "30k.turn"] == ["30k"]
     base = RunDirectory(done / "bases" / "grammar" / "30k").result

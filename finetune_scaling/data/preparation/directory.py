@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling import configuration
+from finetune_scaling.data.data_paths import with_absolute_data
 from finetune_scaling.data.encoding import quantiles
 from finetune_scaling.data.preparation.pipeline import find_duplicates, write_shards
 from finetune_scaling.data.preparation.settings import INDEX, SETTINGS, STATISTICS, Preparation, shard_file
@@ -49,7 +50,7 @@ def _record_settings(preparation: Preparation, directory: Location) -> None:
         write_json_atomically(path, settings)
         return
     recorded = read_json(path, fix="choose another --out, or delete this one")
-    differing = configuration.differing_fields(recorded, settings)
+    differing = configuration.differing_fields(with_absolute_data(recorded), settings)
     if differing:
         raise WorkdirError(
             f"{directory}: was prepared with other settings (different in {', '.join(differing)}; see its {SETTINGS}); "

@@ -9,6 +9,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from finetune_scaling.configuration import differing_fields, plain
 from finetune_scaling.data.corpus import CorpusPart
+from finetune_scaling.data.data_paths import with_absolute_data
 from finetune_scaling.data.preparation.settings import INDEX, STATISTICS, shard_file
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import DataError
@@ -92,7 +93,7 @@ def read_statistics(directory: str | Path) -> dict[str, Any]:
 
 
 def _by_number(parts: Sequence[Any]) -> dict[str, Any]:
-    return {f"train[{i}]": part for i, part in enumerate(parts)}
+    return {f"train[{i}]": with_absolute_data(part) for i, part in enumerate(parts)}
 
 
 def _open_index(path: Path, chunks: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.corpus import CorpusPart
+from finetune_scaling.data.data_paths import with_absolute_data
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import Location
@@ -63,7 +64,7 @@ class Preparation:
         """Return the settings as plain data; two preparations have equal bytes if and only if these are equal."""
         return {
             "format": FORMAT,
-            "corpus": {"train": plain(self.parts)},
+            "corpus": {"train": with_absolute_data(plain(self.parts))},
             "documents_of_parts": list(self.counts),
             "tokenizer_sha256": self.tokenizer.digest,
             "chunk_tokens": self.chunk_tokens,

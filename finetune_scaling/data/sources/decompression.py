@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import zstandard
 
-from finetune_scaling.errors import DataError
+from finetune_scaling.errors import DataError, MissingDataError
 from finetune_scaling.paths import user_path
 from finetune_scaling.text_lines import BYTE_ORDER_MARK
 
@@ -57,7 +57,7 @@ def _fetch(path: str) -> bytes:
         with fsspec.open(user_path(path), "rb") as file:
             return file.read()
     except (OSError, ImportError, ValueError) as error:  # ValueError: a protocol that fsspec does not know
-        raise DataError(
+        raise MissingDataError(
             f"{path} cannot be read ({type(error).__name__}: {error}); give the path of one file (relative ones start "
             f"at {os.getcwd()}), or a URL whose fsspec package is installed"
         ) from error
