@@ -71,6 +71,14 @@ def _line(data: bytes, position: int) -> int:
     return data.count(b"\n", 0, position) + 1
 
 
+def decode_line(line: bytes, where: str, *, fix: str = "convert the file, e.g. with iconv") -> str:
+    """Return the text of a line. Raises DataError, which begins with `where`, if it is not UTF-8."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}, byte {error.start + 1}: not UTF-8 ({error.reason}); {fix}") from None
+
+
 def check_start(line: str, where: str) -> None:
     """Raise DataError, which begins with `where`, if a line begins with a byte order mark."""
     if line.startswith(BYTE_ORDER_MARK):

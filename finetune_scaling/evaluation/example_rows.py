@@ -10,7 +10,7 @@ from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, location, write_atomically
 from finetune_scaling.metrics.languages import language_of
 from finetune_scaling.strict_json import format_json
-from finetune_scaling.text_lines import BYTE_ORDER_MARK, parse_json_line
+from finetune_scaling.text_lines import BYTE_ORDER_MARK, decode_line, parse_json_line
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,8 @@ def read_rows(path: str | os.PathLike, required: Collection[str] = _REQUIRED) ->
 
 
 def _read_row(where: str, line: bytes, required: Collection[str]) -> dict[str, Any]:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 ({error.reason}); score the run again") from None
-    row = parse_json_line(text, where, fix="score the run again")
+    fix = "score the run again"
+    row = parse_json_line(decode_line(line, where, fix=fix), where, fix=fix)
     missing = [name for name in required if name not in row]
     if missing:
         raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune_scaling.errors import DataError
 from finetune_scaling.metrics.languages import language_of
 from finetune_scaling.paths import user_path
-from finetune_scaling.text_lines import check_start, check_text, is_blank
+from finetune_scaling.text_lines import BYTE_ORDER_MARK, check_start, check_text, decode_line, is_blank
 
 log = logging.getLogger(__name__)
 
@@ -125,17 +125,14 @@ def read_segments(path: str | os.PathLike) -> list[str]:
             f"{path}: cannot be read ({error.strerror}); give a text file with one segment per line"
         ) from None
     check_text(data, path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise DataError(
-            f"{path}, line {line}, byte {column}: not UTF-8 ({error.reason}); convert the file to UTF-8"
-        ) from None
-    if not text:
+    data = data.removeprefix(BYTE_ORDER_MARK.encode())
+    if not data:
         raise DataError(f"{path}: the file is empty; give a text file with one segment per line")
-    segments = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    for line, segment in enumerate(segments, start=1):
-        check_start(segment, f"{path}, line {line}")
-    return segments
+    lines = data.removesuffix(b"\n").split(b"\n")
+    return [_segment(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _segment(line: bytes, where: str) -> str:
+    text = decode_line(line, where).removesuffix("\r")
+    check_start(text, where)
+    return text

@@ -17,7 +17,7 @@ from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.paths import UserPath
 from finetune_scaling.strict_json import JsonError, check_json_lines
-from finetune_scaling.text_lines import check_start, check_text, is_blank, parse_json_line
+from finetune_scaling.text_lines import check_start, check_text, decode_line, is_blank, parse_json_line
 
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
 
@@ -53,7 +53,8 @@ class Lines:
         """Parse a record."""
         line = self._first_line + index
         raw = self._data[self._offsets[line - 1] : self._offsets[line]]
-        return self._parse(_decode(raw, self.path, line), self.where(index))
+        where = self.where(index)
+        return self._parse(decode_line(raw, where), where)
 
     def where(self, index: int) -> str:
         """Return the file and line of a record for error messages."""
@@ -87,16 +88,6 @@ def _line_offsets(data: bytes) -> np.ndarray:
     return np.concatenate([[0], ends, [len(data)]]).astype(np.int64)
 
 
-def _decode(raw: bytes, path: str, line: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        column = error.start + 1
-        raise DataError(
-            f"{path}, line {line}, byte {column}: not UTF-8 ({error.reason}); convert the file, e.g. with iconv"
-        ) from None
-
-
 def _open_json(path: str, data: bytes) -> Lines:
     first_line = data.lstrip().split(b"\n", 1)[0]
     try:
@@ -107,7 +98,7 @@ def _open_json(path: str, data: bytes) -> Lines:
 
 
 def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence[str]) -> Lines:
-    header = _decode(data.split(b"\n", 1)[0], path, 1).rstrip("\r").split("\t")
+    header = decode_line(data.split(b"\n", 1)[0], f"{path}, line 1").rstrip("\r").split("\t")
     names = columns or tuple(header)
     if repeated := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{path}, line 1: column {repeated[0]!r} occurs twice; rename or remove one")
