@@ -1,9 +1,9 @@
-"""Progress of long loops in the log."""
+"""Progress of long loops in the log, and of the steps of a command."""
 
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -24,3 +24,9 @@ def log_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]
             logged = now
             left = (now - start) / (count - 1) * (total - count)
             log.info("%s: %d of %d, about %.0f s left", what, count, total, left)
+
+
+def with_seconds(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that shows a text behind the seconds since this call."""
+    started = time.perf_counter()
+    return lambda text: show(f"[{time.perf_counter() - started:5.1f} s] {text}")

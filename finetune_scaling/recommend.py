@@ -8,8 +8,8 @@ proposes the runs that improve the decision most for their cost; --more-data pre
 improve with 2, 4 and 10 times the examples. --json prints JSON only. Method: docs/guidance.md.
 """
 
+import functools
 import sys
-import time
 from typing import Any
 
 from absl import flags
@@ -22,6 +22,7 @@ from finetune_scaling.files import write_json_atomically
 from finetune_scaling.laws.uncertainty.intervals import LEVEL
 from finetune_scaling.planning import prices
 from finetune_scaling.planning.default_prices import default_prices
+from finetune_scaling.progress import with_seconds
 from finetune_scaling.recommendation.advice import CONFIDENT, NEGLIGIBLE, Advice
 from finetune_scaling.recommendation.budget import FORMS, UTILISATION
 from finetune_scaling.recommendation.candidates import list_candidates
@@ -54,11 +55,11 @@ def main() -> None:
     tasks = table.tasks if _TASK.value is None else (choose_task(table.tasks, _TASK.value),)
     for task in tasks:  # costs and budget are checked before the slow fits
         list_candidates(table, task, question)
-    started = time.perf_counter()
-    fitted = fit(table, tasks, progress=lambda text: _print_progress(started, text))
+    show_progress = with_seconds(functools.partial(print, file=sys.stderr, flush=True))
+    fitted = fit(table, tasks, progress=show_progress)
     answers = []
     for task in tasks:
-        _print_progress(started, f"{task}: comparing the candidates")
+        show_progress(f"{task}: comparing the candidates")
         answers.append(fitted.recommend_to(question, task))
     result = {"tasks": [to_record(answer) for answer in answers], "settings": _settings(question, answers)}
     if _OUT.value:
@@ -88,10 +89,6 @@ def parse_number(text: str, flag: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigError(f"--{flag}={text} is not a number. Fix: write it as 40000 or 40e3") from None
-
-
-def _print_progress(started: float, text: str) -> None:
-    print(f"[{time.perf_counter() - started:5.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def _settings(question: Question, answers: list[Advice]) -> dict[str, Any]:

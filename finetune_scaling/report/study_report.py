@@ -1,7 +1,6 @@
 """Fits a table of points and writes the results: fit.json, tables, plots and report.html."""
 
 import shlex
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.points.text import Source, clean, printable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.messages import count_noun
+from finetune_scaling.progress import with_seconds
 from finetune_scaling.report.page import write_page
 from finetune_scaling.report.plots import save
 from finetune_scaling.report.records import fit_record
@@ -89,11 +89,7 @@ def fit_study(
       WorkdirError: `out` cannot be written, or holds a fit.json, report.html, tables or plots that no report wrote.
     """
     out = local_path(out, "a report")
-    started = time.perf_counter()
-
-    def log(text: str) -> None:
-        progress(f"[{time.perf_counter() - started:5.1f} s] {text}")
-
+    log = with_seconds(progress)
     check_report_directory(out)
     table = read_points(points, size, tuple(METHODS) if methods is None else methods)
     size_of_table = f"{count_noun(len(table.runs), 'run')}, {count_noun(len(table.settings), 'setting')}"
