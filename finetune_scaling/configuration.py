@@ -90,7 +90,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
 def choose(table: Mapping[str, T], name: str, where: str) -> T:
     """Return table[name]. Raises ConfigError that suggests a known name if `name` is unknown."""
-    if name not in table:
+    if name not in list(table):  # it may be a list, which has no hash
         raise ConfigError(f"{where} = {name!r} is unknown{suggestion(name, table)}")
     return table[name]
 

@@ -220,6 +220,12 @@ def test_another_method_starts_at_its_defaults(read_command_line):
     assert read_command_line(FINETUNE, "--config.method.name=full")["method"] == {"name": "full"}
 
 
+@pytest.mark.parametrize("flags", [["method={'name': []}", "method.rank=1"], ["method={'name': []}"]])
+def test_a_list_in_place_of_a_name_is_unknown(flags, read_command_line):
+    with pytest.raises(ConfigError, match=r"config.method has no such field|method.name = \[\] is unknown"):
+        read_run_config(read_command_line(FINETUNE, *(f"--config.{flag}" for flag in flags)))
+
+
 def test_keys_in_quotes_may_contain_anything_but_dots(read_command_line):
     key = "--config.task.template.languages"
     config = read_command_line(FINETUNE, f"{key}['a=b']=c=d", f'{key}["it\'s]"]', "e", f"{key}.a-b=f=g")

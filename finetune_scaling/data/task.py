@@ -103,7 +103,7 @@ def complete_task(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a task, those of a named one included. Raises ConfigError for an unknown name."""
     mapping = {"name": spec} if isinstance(spec, str) else configuration.without_unset(spec)
     name = mapping.get("name", "")
-    if name in TASKS:
+    if name in list(TASKS):  # it may be a list, which has no hash
         mapping = _merge(TASKS[name], mapping)
     elif "kind" not in mapping:
         raise ConfigError(f"task.name = {name!r} is unknown{configuration.suggestion(name, TASKS)}")

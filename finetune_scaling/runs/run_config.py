@@ -34,7 +34,7 @@ MethodBlock = Annotated[
 
 def _method_options(block: Mapping[str, Any]) -> Any:
     name = block.get("name")
-    return METHODS[name].options if name in METHODS else Any  # a wrong name is an error when the config is read
+    return METHODS[name].options if name in list(METHODS) else Any  # a wrong name is an error when the config is read
 
 
 @dataclasses.dataclass(frozen=True)
