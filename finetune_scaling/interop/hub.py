@@ -33,26 +33,32 @@ class ModelLocation(NamedTuple):
     commit: str | None = None
 
 
-def fetch_model(source: str) -> ModelLocation:
-    """Return the directory of a model, DIR or NAME[@REVISION]; fetch a model on the hub.
+def fetch_files(source: str) -> ModelLocation:
+    """Return the directory of a model, DIR or NAME[@REVISION]; of a model on the hub, fetch all but the weights.
 
     Raises:
-        CheckpointError: The model does not exist, is gated, has no safetensors, or cannot be reached.
+        CheckpointError: The model does not exist, is gated, has an adapter, or cannot be reached.
     """
     tokenizer = (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES)
     found = _find(source, [_CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG, INDEX, *tokenizer])
     if found.commit is not None:
         check_no_adapter(Path(found.directory))
-        _fetch(found.name, found.commit, [WEIGHTS])
-        index = Path(found.directory) / INDEX  # some models have a second copy of their weights, which it does not name
-        if index.is_file() and not (index.parent / WEIGHTS).is_file():
-            _fetch(found.name, found.commit, indexed_files(index))
-        weight_files(Path(found.directory))
     return found
 
 
+def fetch_weights(found: ModelLocation) -> None:
+    """Fetch the weights of a model on the hub. Raises CheckpointError as `fetch_files`, or if it has no safetensors."""
+    if found.commit is None:
+        return
+    _fetch(found.name, found.commit, [WEIGHTS])
+    index = Path(found.directory) / INDEX  # some models have a second copy of their weights, which it does not name
+    if index.is_file() and not (index.parent / WEIGHTS).is_file():
+        _fetch(found.name, found.commit, indexed_files(index))
+    weight_files(Path(found.directory))
+
+
 def fetch_config(source: str) -> ModelLocation:
-    """Fetch config.json alone, to check a model before its weights are fetched; raises as `fetch_model` does."""
+    """Fetch config.json alone, for the shape of a model; raises as `fetch_files` does."""
     return _find(source, [_CONFIG])
 
 

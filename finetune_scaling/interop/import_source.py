@@ -14,7 +14,7 @@ from finetune_scaling.data.tokenizers.hugging_face import (
 )
 from finetune_scaling.files import sha256
 from finetune_scaling.interop.families.family import Family
-from finetune_scaling.interop.hub import ModelLocation, fetch_config, fetch_model
+from finetune_scaling.interop.hub import ModelLocation, fetch_config, fetch_files, fetch_weights
 from finetune_scaling.interop.hugging_face_model import CONFIG, open_model, read_family
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig
@@ -71,16 +71,23 @@ def open_source(source: str, tokenizer: str) -> ImportSource:
         ConfigError: The family or a field of config.json is not supported.
         DataError: The tokenizer is damaged or has more ids than the model has embeddings.
     """
-    found = ModelLocation(*run_on_primary(lambda: fetch_model(source)))
+    found = ModelLocation(*run_on_primary(lambda: fetch_files(source)))
     directory = Path(found.directory)
-    family, config, files = open_model(directory)
     tokenizer_directory = Path(tokenizer or directory)
-    if tokenizer or has_tokenizer(tokenizer_directory) or has_other_tokenizer(tokenizer_directory):
-        loaded = load_hugging_face_tokenizer(tokenizer_directory, read_model_fields(directory))
-        return ImportSource(found, family, config, files, loaded, tokenizer_directory)
+    loaded = _load_tokenizer(tokenizer_directory, directory, required=bool(tokenizer))  # before gigabytes are fetched
+    run_on_primary(lambda: fetch_weights(found))
+    family, config, files = open_model(directory)
+    return ImportSource(found, family, config, files, loaded, tokenizer_directory)
+
+
+def _load_tokenizer(directory: Path, model: Path, *, required: bool) -> HuggingFaceTokenizer | None:
+    """Return a tokenizer for the model in a directory, None if there is none. Raises as `open_source` does."""
+    read_family(model)  # names a config.json that is missing or not supported
+    if required or has_tokenizer(directory) or has_other_tokenizer(directory):
+        return load_hugging_face_tokenizer(directory, read_model_fields(model))
     log.warning(
         "%s: has no tokenizer. Fix: import it with --tokenizer=DIR, or give each run on this base "
         "--config.tokenizer=DIR.",
         directory,
     )
-    return ImportSource(found, family, config, files, None, tokenizer_directory)
+    return None

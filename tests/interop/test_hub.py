@@ -23,7 +23,10 @@ from finetune_scaling.errors import UserError
 from finetune_scaling.interop import hub
 for source in sys.argv[2:]:
     try:
-        print(*getattr(hub, sys.argv[1])(source), sep="\\t")
+        found = getattr(hub, sys.argv[1])(source)
+        if sys.argv[1] == "fetch_files":
+            hub.fetch_weights(found)
+        print(*found, sep="\\t")
     except UserError as error:
         print("error:", error)
 """
@@ -130,7 +133,7 @@ def find(hub, tmp_path):
     Returns a line per source: the fields of what was found, or the error.
     """
 
-    def call(*sources, function="fetch_model", **settings):
+    def call(*sources, function="fetch_files", **settings):
         known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "http"))}
         environment = {
             **known, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HOME": str(tmp_path / "cache"),

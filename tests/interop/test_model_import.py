@@ -28,7 +28,7 @@ from finetune_scaling.experiments.record import pretrain_tokens
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.inspection.formatting import format_inspection
-from finetune_scaling.interop import checkpoint_stream, import_directory, model_import
+from finetune_scaling.interop import checkpoint_stream, import_directory, import_source, model_import
 from finetune_scaling.interop.hugging_face_model import load_model
 from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.interop.run_export import RunExport, export_run
@@ -249,6 +249,17 @@ def test_tokenizer_in_other_files_is_refused(public, name, tmp_path):
     with pytest.raises(DataError, match=r"From other files, .* transformers writes a tokenizer\.json"):
         import_model(ModelImport(str(folder), str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_is_checked_before_weights_are_fetched(public, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_source, "fetch_weights", stop)
+    folder = tmp_path / "public"
+    shutil.copytree(public[0], folder)
+    with pytest.raises(StoppedError):
+        import_model(ModelImport(str(folder), str(tmp_path / "out")))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer\.json: not a file of the tokenizers library"):
+        import_model(ModelImport(str(folder), str(tmp_path / "out")))
 
 
 def test_base_and_export_keep_all_chat_templates(public, tmp_path):
