@@ -144,7 +144,12 @@ def run_case(target: Target, number: int | None, seeds: Path, case: Path) -> Out
     before = contents(case)
     log = case.with_name(f"{case.name}.log")
     log.unlink(missing_ok=True)
-    ended = forking.run(lambda: target.run(rng, case), log, LIMITS)
+
+    def run() -> None:
+        os.chdir(case)  # odd values may be relative paths
+        target.run(rng, case)
+
+    ended = forking.run(run, log, LIMITS)
     verdict, message = classify(ended, str(case))
     if verdict in (ACCEPTED, REFUSED):
         verdict, message = check_files(verdict, message, before, contents(case), target)
