@@ -37,6 +37,11 @@ def check_run(run_config: RunConfig, model: ModelConfig, examples: int | None) -
     check_fits(model, sharding, mesh)
     check_attention(model, jax.default_backend())
     check_length(model, tuning, run_config.sequence.length)
+    if run_config.batch.pack and run_config.sequence.bidirectional_input and tuning.prompt_attends_to_input:
+        raise ConfigError(
+            "method.attends_to_input = True: packed texts share one soft prompt, which would mix their inputs. "
+            "Fix: set batch.pack = False or method.attends_to_input = False"
+        )
     check_writers(run_config.logging.writers)
     multipliers = learning_rate_multipliers(run_config.optimizer, tuning)
     learning_rate_factors(multipliers, _trainable_shapes(model, tuning))

@@ -137,12 +137,17 @@ def _backward(query, keys, values, columns, rows, gradient, to_query, to_keys, t
 
 def _weights(query, keys, columns, rows, scale) -> tuple[Array, Array]:
     """Return the float32 softmax weights of one block of queries and their mask, [queries, L] each."""
-    of_queries = TokenLayout(*(columns[:, i : i + 1] for i in range(3)))
-    of_keys = TokenLayout(*(rows[i : i + 1, :] for i in range(3)))
-    visible = attends(of_queries, of_keys._replace(prefix=of_keys.prefix != 0))
+    of_queries = _layout([columns[:, i : i + 1] for i in range(3)])
+    of_keys = _layout([rows[i : i + 1, :] for i in range(3)])
+    visible = attends(of_queries, of_keys)
     scores = jnp.where(visible, _product(query[...], keys[...], (1, 1)) * scale, _MASKED)
     powers = jnp.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True), visible
+
+
+def _layout(fields: list[Array]) -> TokenLayout:
+    positions, segments, prefix = fields  # int32 each
+    return TokenLayout(positions, segments, prefix != 0)
 
 
 def _product(left: Array, right: Array, axes: tuple[int, int]) -> Array:

@@ -15,7 +15,8 @@ class TokenLayout(NamedTuple):
 
     positions: int32, counted within the token's own segment (after the soft prompt, if any)
     segments:  int32, PADDING, SOFT_PROMPT, or 1, 2, ... for the texts packed into the row
-    prefix:    bool, True for the input part of a prefix LM, which its whole segment attends to
+    prefix:    bool, True for the input part of a prefix LM, which its whole segment attends to; of a soft prompt, True
+               if it belongs to the input of its row
     """
 
     positions: Array
@@ -33,8 +34,8 @@ def attends(queries: TokenLayout, keys: TokenLayout, window: Array | int | None 
     """Return whether queries attend to keys, for layouts whose fields broadcast against each other.
 
     A query attends to the keys of its own segment and of the soft prompt that are not later than itself or belong to
-    the input part of a prefix LM. A soft prompt attends only to itself, causally, so a packed row computes the same
-    as each of its texts alone and the prompt's keys can be shared between rows.
+    the input part of a prefix LM. A soft prompt attends to itself, causally, so that a packed row computes the same as
+    each of its texts alone; one that belongs to the input attends to all of it, as in T5's encoder.
 
     window: number of tokens that a query looks back on, itself included, or ahead within the input of a prefix LM;
     None or an int32 scalar. The window counts a soft prompt like any text before the query, as Hugging Face's models
@@ -44,7 +45,8 @@ def attends(queries: TokenLayout, keys: TokenLayout, window: Array | int | None 
     soft = keys.segments == SOFT_PROMPT
     real = keys.segments != PADDING
     earlier = keys.positions <= queries.positions
-    visible = (same | soft) & real & (earlier | (same & keys.prefix))
+    joined = same | ((queries.segments == SOFT_PROMPT) & queries.prefix)
+    visible = real & (((same | soft) & earlier) | (joined & keys.prefix))
     return visible if window is None else visible & in_window(queries.positions, keys.positions, window)
 
 

@@ -48,6 +48,7 @@ class TuningMethod:
     initial_text:  a text whose token ids `new_params` receives; None: all token ids, the most frequent first
     soft_prompt:   parameters -> embeddings [P, D] that precede every text
     prompt_length: P, which positions and cache sizes need before there are parameters
+    prompt_attends_to_input: whether the soft prompt attends to the input of a prefix LM
     derived:       (model config, parameters) -> parameters computed from trained ones and not stored
     learning_rate_multipliers: (regular expression, factor) pairs; the first that matches a whole name applies
     step_flops:    model config -> FLOPs per training step that do not depend on the batch
@@ -61,6 +62,7 @@ class TuningMethod:
     initial_text: str | None = None
     soft_prompt: Callable[[Params], Array] | None = None
     prompt_length: int = 0
+    prompt_attends_to_input: bool = False
     derived: Callable[[ModelConfig, Params], Params] | None = None
     learning_rate_multipliers: tuple[tuple[str, float], ...] = ()
     step_flops: Callable[[ModelConfig], float] | None = None
@@ -85,24 +87,28 @@ class TuningMethod:
         embeddings = model.embed(params, tokens)
         if self.soft_prompt is None:
             return embeddings, layout
-        return prepend(self.soft_prompt(params), embeddings, layout)
+        return prepend(self.soft_prompt(params), embeddings, layout, self.prompt_attends_to_input)
 
     def model_params(self, config: ModelConfig, params: Params) -> Params:
         """Return the parameters that the model reads, with those that the method derives from trained ones."""
         return params if self.derived is None else merge(params, self.derived(config, params))
 
 
-def prepend(prompt: Array, embeddings: Array, layout: TokenLayout) -> tuple[Array, TokenLayout]:
+def prepend(
+    prompt: Array, embeddings: Array, layout: TokenLayout, attends_to_input: bool = False
+) -> tuple[Array, TokenLayout]:
     """Put a soft prompt [P, D] before each row of [B, L, D] and shift the rows' positions by P.
 
     Rows may be packed: the positions of every segment follow the one prompt, which all segments attend to.
+    attends_to_input: the prompt belongs to the input of a row that has one (prefix LM), unless several texts share it.
     """
     batch, length = embeddings.shape[0], prompt.shape[0]
     rows = jnp.broadcast_to(prompt.astype(embeddings.dtype), (batch, *prompt.shape))
+    has_one_input = layout.prefix.any(axis=1, keepdims=True) & (layout.segments.max(axis=1, keepdims=True) == 1)
     front = TokenLayout(
         positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length)),
         segments=jnp.full((batch, length), SOFT_PROMPT, jnp.int32),
-        prefix=jnp.zeros((batch, length), bool),
+        prefix=jnp.broadcast_to(has_one_input & attends_to_input, (batch, length)),
     )
     shifted = layout._replace(positions=layout.positions + length)
     joined = TokenLayout(*(jnp.concatenate(pair, axis=1) for pair in zip(front, shifted, strict=True)))

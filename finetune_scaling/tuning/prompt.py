@@ -22,12 +22,16 @@ class PromptOptions:
     initialization: `vocabulary` starts from embeddings of tokens sampled among the `frequent` most frequent ones,
     `text` from those of `text` (repeated or cut to the length), `random` from a normal distribution of their standard
     deviation.
+
+    attends_to_input: whether the virtual tokens attend to the input where it is bidirectional (prefix LM), as those of
+    the paper do in T5's encoder. Without effect on a causal model.
     """
 
     length: int = 100
     frequent: int = 5000
     initialization: Literal["vocabulary", "text", "random"] = "vocabulary"
     text: Text = ""
+    attends_to_input: bool = True
 
     def __post_init__(self) -> None:
         if self.length < 0:
@@ -81,6 +85,7 @@ def build(options: PromptOptions) -> TuningMethod:
         initial_text=options.text or None,
         soft_prompt=_soft_prompt,
         prompt_length=options.length,
+        prompt_attends_to_input=options.attends_to_input,
     )
 
 

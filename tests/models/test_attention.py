@@ -20,13 +20,15 @@ def sees(query: tuple[int, int, bool], key: tuple[int, int, bool], window: int |
     """The rule for one pair of (position, segment, prefix)."""
     if key[1] == PADDING or (window is not None and not -window < key[0] - query[0] < window):
         return False
+    if query[1] == SOFT_PROMPT and query[2] and key[2]:
+        return True
     if key[1] == SOFT_PROMPT and query[1] != SOFT_PROMPT:
         return key[0] <= query[0]
     return key[1] == query[1] and (key[0] <= query[0] or key[2])
 
 
 tokens = st.tuples(st.integers(0, 5), st.integers(-1, 2), st.booleans()).map(
-    lambda token: (token[0], token[1], token[2] and token[1] > 0)  # only text can be the input of a prefix LM
+    lambda token: (token[0], token[1], token[2] and token[1] != PADDING)
 )
 
 
@@ -37,6 +39,33 @@ def test_visibility_is_the_rule_for_every_pair(row, window):
     layout = TokenLayout(positions, segments, prefix)
     expected = [[sees(query, key, window) for key in row] for query in row]
     np.testing.assert_array_equal(np.asarray(attention_mask(layout, layout, window))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("attends_to_input", "drawing"),
+    [
+        (False, "x...... xx..... xxxx... xxxx... xxxxx.. xxxxxx. xx....."),
+        (True, "xxxx... xxxx... xxxx... xxxx... xxxxx.. xxxxxx. xx....."),
+    ],
+)
+def test_a_prompt_may_attend_to_the_input_of_a_prefix_lm(attends_to_input, drawing):
+    """Two prompt tokens, an input of two, a target of two, one token of padding."""
+    text = TokenLayout(
+        positions=jnp.array([[0, 1, 2, 3, 0]]),
+        segments=jnp.array([[1, 1, 1, 1, 0]]),
+        prefix=jnp.array([[True, True, False, False, False]]),
+    )
+    _, layout = prepend(jnp.zeros((2, 4)), jnp.zeros((1, 5, 4)), text, attends_to_input)
+    expected = [[mark == "x" for mark in line] for line in drawing.split()]
+    np.testing.assert_array_equal(np.asarray(attention_mask(layout, layout))[0], expected)
+
+
+@pytest.mark.parametrize("segments", [[[1, 1, 2]], [[1, 1, 1]]], ids=["packed", "causal"])
+def test_a_prompt_stays_causal_without_one_input_of_its_own(segments):
+    prefix = jnp.array([[len(set(segments[0])) == 2, False, False]])
+    text = TokenLayout(jnp.array([[0, 1, 0]]), jnp.array(segments), prefix)
+    layouts = [prepend(jnp.zeros((2, 4)), jnp.zeros((1, 3, 4)), text, attends)[1] for attends in (False, True)]
+    np.testing.assert_array_equal(*(attention_mask(layout, layout) for layout in layouts))
 
 
 def test_a_packed_row_with_a_prompt_looks_as_drawn():

@@ -21,7 +21,7 @@ HEADS, HEAD_DIM = 4, 8
 
 def layouts(prompt: int = 0) -> TokenLayout:
     """Two rows of 140 tokens behind a soft prompt: packed texts, one with an input read both ways, and padding; and a
-    prefix LM that fills its row. More than a block of every form.
+    prefix LM that fills its row, whose input the prompt attends to. More than a block of every form.
     """
     lengths, inputs = [[50, 70], [140]], [[20, 0], [30]]
     rows: list[list[tuple[int, int, bool]]] = [
@@ -31,7 +31,7 @@ def layouts(prompt: int = 0) -> TokenLayout:
     plain = TokenLayout(*(jnp.asarray(np.array(rows)[:, :, i], dtype) for i, dtype in enumerate((int, int, bool))))
     if not prompt:
         return plain
-    return prepend(jnp.zeros((prompt, 1)), jnp.zeros((2, 140, 1)), plain)[1]
+    return prepend(jnp.zeros((prompt, 1)), jnp.zeros((2, 140, 1)), plain, attends_to_input=True)[1]
 
 
 def plain(query, keys, values, layout):
