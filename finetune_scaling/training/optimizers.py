@@ -4,6 +4,7 @@ The learning rate is an argument of the compiled step, so that runs with differe
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -16,21 +17,30 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.trees import Tree, path_name
 
+MODEL_WEIGHTS = r"embedding|head|layers/.*/kernel"  # names of the model's own matrices
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Adafactor (Shazeer & Stern, 2018) as in arXiv 2402.17193, or AdamW (Loshchilov & Hutter, 2019).
 
     parameter_scale (Adafactor): multiply each update by the root mean square of its parameter, at least 1e-3;
-    a scanned stack of layers counts as one parameter. clip_norm: limit of the gradient's global norm.
+    a scanned stack of layers counts as one parameter. factored_parameters (Adafactor): regular expression; second
+    moments are factored for matching names with two dimensions of at least min_factored_size. Adapters and prompts are
+    not factored by default: the factor of a law, such as rank or prompt length, must not change the optimizer.
+    clip_norm: limit of the gradient's global norm. weight_decay: decoupled, of parameters that decayed_parameters
+    matches; by default not of norms, biases, prompts and LoRA's B.
     learning_rate_multipliers: (regular expression, factor) pairs; the first expression that matches a parameter's whole
     name multiplies its learning rate, before those of the method.
     """
 
     name: Literal["adafactor", "adamw"] = "adafactor"
     parameter_scale: bool = True
+    factored_parameters: str = MODEL_WEIGHTS
+    min_factored_size: int = 128
     clip_norm: float | None = 1.0
     weight_decay: float = 0.0
+    decayed_parameters: str = rf"{MODEL_WEIGHTS}|.*/(lora_a|adapter_(down|up))"
     b1: float = 0.9
     b2: float = 0.999
     learning_rate_multipliers: tuple[tuple[str, float], ...] = ()
@@ -54,23 +64,66 @@ class OptimizerConfig:
                 raise ConfigError(
                     f"optimizer.learning_rate_multipliers: the factor {factor} of {pattern!r} must be at least 0"
                 )
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ConfigError(
-                    f"optimizer.learning_rate_multipliers: {pattern!r} is not a regular expression: {error}. "
-                    "Fix: correct it, and escape special characters with a backslash"
-                ) from error
+            _check_pattern("learning_rate_multipliers", pattern)
+        if self.min_factored_size < 1:
+            raise ConfigError(f"optimizer.min_factored_size = {self.min_factored_size} must be at least 1")
+        for name in ("factored_parameters", "decayed_parameters"):
+            _check_pattern(name, getattr(self, name))
+
+
+def _check_pattern(field: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"optimizer.{field}: {pattern!r} is not a regular expression: {error}. "
+            "Fix: correct it, and escape special characters with a backslash"
+        ) from error
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Return a transformation of gradients to updates for a learning rate of 1, which the step scales."""
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
-    if config.name == "adafactor":
-        rule = optax.adafactor(learning_rate=None, multiply_by_parameter_scale=config.parameter_scale)
-    else:
-        rule = optax.chain(optax.scale_by_adam(b1=config.b1, b2=config.b2), optax.scale(-1.0))
-    return optax.chain(clip, rule, optax.add_decayed_weights(-config.weight_decay))
+    rules = _adafactor(config) if config.name == "adafactor" else [optax.scale_by_adam(b1=config.b1, b2=config.b2)]
+    decay = optax.add_decayed_weights(-config.weight_decay, functools.partial(_matching, config.decayed_parameters))
+    # Checkpoints name the optimizer's arrays by their place in this chain.
+    return optax.chain(clip, optax.chain(*rules, optax.scale(-1.0)), decay)
+
+
+def _adafactor(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """Return the parts of optax.adafactor, with second moments factored only as the config says."""
+    scale = [optax.scale_by_param_block_rms()] if config.parameter_scale else []
+    return [_scale_by_second_moments(config), optax.clip_by_block_rms(1.0), *scale]
+
+
+def _scale_by_second_moments(config: OptimizerConfig) -> optax.GradientTransformation:
+    factored = optax.scale_by_factored_rms(min_dim_size_to_factor=config.min_factored_size)
+    unfactored = optax.scale_by_factored_rms(factored=False)
+
+    def transformation(tree: Tree) -> optax.GradientTransformation:
+        """Return one transformation for a tree of one kind, whose state is that of optax.adafactor, or a partition."""
+        labels = jax.tree.map(
+            lambda leaf, matches: "factored" if matches or not _factorable(leaf, config) else "unfactored",
+            tree,
+            _matching(config.factored_parameters, tree),
+        )
+        kinds = {"factored": factored, "unfactored": unfactored}
+        found = set(jax.tree.leaves(labels))
+        return kinds[found.pop()] if len(found) == 1 else optax.partition(kinds, labels)
+
+    return optax.GradientTransformation(
+        lambda params: transformation(params).init(params),
+        lambda updates, state, params: transformation(updates).update(updates, state, params),
+    )
+
+
+def _factorable(leaf: jax.Array, config: OptimizerConfig) -> bool:
+    return leaf.ndim >= 2 and sorted(leaf.shape)[-2] >= config.min_factored_size
+
+
+def _matching(pattern: str, params: Tree) -> Tree:
+    """Return for each leaf whether the regular expression matches its whole name."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(pattern, path_name(path))), params)
 
 
 def learning_rate_factors(multipliers: Sequence[tuple[str, float]], params: Tree) -> Tree:

@@ -18,11 +18,11 @@ clip = optax.clip_by_global_norm(CLIP)
 REFERENCES = {
     "adafactor": (OptimizerConfig(clip_norm=CLIP), optax.chain(clip, optax.adafactor(RATE))),
     "adafactor, plain": (
-        OptimizerConfig(clip_norm=CLIP, parameter_scale=False, weight_decay=DECAY),
+        OptimizerConfig(clip_norm=CLIP, parameter_scale=False, weight_decay=DECAY, decayed_parameters=".*"),
         optax.chain(clip, optax.adafactor(RATE, multiply_by_parameter_scale=False, weight_decay_rate=RATE * DECAY)),
     ),
     "adamw": (
-        OptimizerConfig("adamw", clip_norm=CLIP, weight_decay=DECAY, b1=0.8, b2=0.95),
+        OptimizerConfig("adamw", clip_norm=CLIP, weight_decay=DECAY, decayed_parameters=".*", b1=0.8, b2=0.95),
         optax.chain(clip, optax.adamw(RATE, b1=0.8, b2=0.95, weight_decay=DECAY)),
     ),
     "adamw, not clipped": (OptimizerConfig("adamw", clip_norm=None), optax.adamw(RATE, weight_decay=0.0)),
@@ -33,26 +33,67 @@ REFERENCES = {
 def test_three_steps_are_optaxs_with_the_rate_inside(name):
     """With a matrix large enough to be factored, a vector, and the hole that a frozen leaf leaves."""
     config, reference = REFERENCES[name]
-    rng = np.random.default_rng(0)
-    draw = lambda: {"up": rng.normal(size=(130, 140)), "scale": rng.normal(size=5), "frozen": None}  # noqa: E731
-    params, *gradients = (jax.tree.map(jnp.float32, draw()) for _ in range(4))
-
-    def train(transformation, rate):
-        @jax.jit
-        def steps(params):
-            state = transformation.init(params)
-            for gradient in gradients:
-                updates, state = transformation.update(gradient, state, params)
-                params = optax.apply_updates(params, jax.tree.map(lambda leaf: leaf * rate, updates))
-            return params
-
-        return steps(params)
-
-    ours = train(make_optimizer(config), RATE)
-    expected = train(reference, 1.0)
+    params, *gradients = random_trees({"embedding": (130, 140), "final_norm": (5,), "frozen": None}, 4)
+    ours, expected = (
+        trained(make_optimizer(config), params, gradients, RATE),
+        trained(reference, params, gradients, 1.0),
+    )
     assert ours["frozen"] is None
     jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-7), ours, expected)
-    assert jnp.abs(ours["up"] - params["up"]).max() > RATE / 2
+    assert jnp.abs(ours["embedding"] - params["embedding"]).max() > RATE / 2
+
+
+def random_trees(shapes, count):
+    rng = np.random.default_rng(0)
+    draw = lambda shape: None if shape is None else jnp.float32(rng.normal(size=shape))  # noqa: E731
+    return [{name: draw(shape) for name, shape in shapes.items()} for _ in range(count)]
+
+
+def trained(transformation, params, gradients, rate):
+    @jax.jit
+    def steps(params):
+        state = transformation.init(params)
+        for gradient in gradients:
+            updates, state = transformation.update(gradient, state, params)
+            params = optax.apply_updates(params, jax.tree.map(lambda leaf: leaf * rate, updates))
+        return params
+
+    return steps(params)
+
+
+SHAPES = {"layers/up/kernel": (2, 140, 130), "layers/up/lora_a": (2, 140, 128), "prompt/embedding": (150, 140)}
+
+
+@pytest.mark.parametrize(
+    ("factored", "names"),
+    [
+        (None, ["layers/up/kernel"]),
+        ("none", []),
+        (".*", list(SHAPES)),
+        (None, ["layers/up/lora_a", "prompt/embedding"]),  # a PET method trains no weight of the model
+    ],
+)
+def test_adapters_and_prompts_are_not_factored_unless_the_config_says_so(factored, names):
+    """Each leaf trains as optax's Adafactor trains it alone, factored or not."""
+    shapes = SHAPES if factored or names != list(SHAPES)[1:] else {name: SHAPES[name] for name in names}
+    fields = {} if factored is None else {"factored_parameters": factored}
+    transformation = make_optimizer(OptimizerConfig(clip_norm=None, **fields))
+    params, *gradients = random_trees(shapes, 3)
+    ours = trained(transformation, params, gradients, RATE)
+    for name in shapes:
+        is_factored = name in names and (factored is not None or "kernel" in name)
+        alone = [{name: tree[name]} for tree in (params, *gradients)]
+        expected = trained(optax.adafactor(RATE, factored=is_factored), alone[0], alone[1:], 1.0)
+        np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_decay_leaves_norms_biases_prompts_and_lora_b_alone():
+    decayed = {"embedding", "layers/up/kernel", "layers/up/lora_a"}
+    others = {"layers/up/lora_b", "layers/norm/scale", "layers/up/bias", "prompt/embedding"}
+    params = dict.fromkeys(decayed | others, jnp.ones((2, 2)))
+    config = OptimizerConfig("adamw", weight_decay=0.5)
+    ours = trained(make_optimizer(config), params, [jax.tree.map(jnp.zeros_like, params)], 1.0)
+    assert {name for name, leaf in ours.items() if leaf[0, 0] == 0.5} == decayed
 
 
 def rates(total: int, **fields) -> list[float]:
