@@ -129,9 +129,18 @@ def attend_blockwise(
 
 
 def attend_cudnn(query: Array, keys: Array, values: Array, mask: Array, scoring: Scoring = Scoring()) -> Array:
-    """Compute `attend` by cuDNN's fused kernel; the mask becomes a bias [B, 1, L, S]."""
+    """Compute `attend` by cuDNN's fused kernel; the mask becomes a bias [B, 1, L, S].
+
+    The kernel's backward pass needs even lengths, so odd ones are padded by a token that no query attends to.
+    """
+    length = query.shape[1]
+    queries, more_keys = length % 2, keys.shape[1] % 2
+    pad = lambda array, *ends: jnp.pad(array, [(0, end) for end in ends]) if any(ends) else array  # noqa: E731
+    query, mask = pad(query, 0, queries, 0, 0), pad(mask, 0, queries, more_keys)
+    keys, values = (pad(array, 0, more_keys, 0, 0) for array in (keys, values))
     scale = scoring.scale(query.shape[3])
-    return jax.nn.dot_product_attention(query, keys, values, mask=mask[:, None], scale=scale, implementation="cudnn")
+    mixed = jax.nn.dot_product_attention(query, keys, values, mask=mask[:, None], scale=scale, implementation="cudnn")
+    return mixed[:, :length]
 
 
 def check_platform(config: ModelConfig) -> None:
@@ -155,8 +164,21 @@ def check_attention(config: ModelConfig, platform: str) -> None:
                 f"model.attention = {config.attention!r} does not compute model.{name} = {getattr(config, name)}. "
                 "Fix: use 'blockwise'"
             )
-    if config.attention == "cudnn" and config.compute_dtype != "bfloat16":
+    if config.attention == "cudnn":
+        _check_cudnn(config)
+
+
+def _check_cudnn(config: ModelConfig) -> None:
+    """Raise ConfigError if cuDNN's kernel does not compute the model on this GPU; a Hopper if there is none here."""
+    if config.compute_dtype != "bfloat16":
         raise ConfigError("model.attention = 'cudnn' needs model.compute_dtype = 'bfloat16', or use 'blockwise'")
+    capability = getattr(jax.local_devices()[0], "compute_capability", None) or "9.0"
+    largest = 256 if float(capability) >= 9 else 128
+    if config.head_dim > largest or config.head_dim % 8:
+        raise ConfigError(
+            f"model.attention = 'cudnn' needs heads of at most {largest} dimensions, a multiple of 8, on this GPU; "
+            f"model.head_dim is {config.head_dim}. Fix: use 'blockwise'"
+        )
 
 
 class Attention(nn.Module):

@@ -1,8 +1,10 @@
 """Every form of attention computes what the plain one does, forward and backward, alone and in the model."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -57,9 +59,14 @@ def interpreted(monkeypatch):
 
 @pytest.fixture
 def without_cudnn(monkeypatch):
-    """JAX's own form of what cuDNN is asked for, with the same arguments."""
+    """JAX's own form of what cuDNN is asked for, with the same arguments, of even lengths as in its backward pass."""
     ask = jax.nn.dot_product_attention
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: ask(*a, **k))
+
+    def of_even_lengths(query, keys, *arguments, implementation, **options):
+        assert query.shape[1] % 2 == keys.shape[1] % 2 == 0
+        return ask(query, keys, *arguments, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", of_even_lengths)
 
 
 def inputs(kv_heads: int, layout: TokenLayout, seed: int = 0):
@@ -176,6 +183,18 @@ def test_a_form_that_lacks_what_a_model_has_is_refused(form, fields, tiny_config
     config = dataclasses.replace(tiny_config, attention=form, compute_dtype="bfloat16", **fields)
     with pytest.raises(ConfigError, match=rf"model\.attention = '{form}' does not compute model\.{name} = "):
         attention.check_attention(config, {"flash": "tpu", "cudnn": "gpu"}[form])
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "capability", "largest"), [(136, "8.0", 128), (264, "9.0", 256), (20, "9.0", 256), (128, "8.0", None)]
+)
+def test_heads_that_cudnn_does_not_compute_are_refused(head_dim, capability, largest, tiny_config, monkeypatch):
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    config = dataclasses.replace(tiny_config, attention="cudnn", compute_dtype="bfloat16", head_dim=head_dim)
+    refused = pytest.raises(ConfigError, match=rf"at most {largest} .*head_dim is {head_dim}.*'blockwise'")
+    with refused if largest else contextlib.nullcontext():
+        attention.check_attention(config, "gpu")
 
 
 def test_rows_that_flash_attention_cannot_hold_are_refused():
