@@ -112,17 +112,30 @@ def prefix_lm(
 
 
 def split_prefix(
-    ids: Ids, rate: float, special: SpecialTokens, rng: np.random.Generator, *, bidirectional: bool, mode: str = ""
+    ids: Ids,
+    rate: float,
+    special: SpecialTokens,
+    rng: np.random.Generator,
+    *,
+    bidirectional: bool,
+    append_eos: bool = True,
+    mode: str = "",
 ) -> TokenSequence:
     """Return a prefix LM sequence of one text: the last k of n >= 1 tokens are the target, k uniform on 1..2 rate n."""
     max_target = max(1, min(len(ids), round(2 * rate * len(ids))))
     start = len(ids) - int(rng.integers(1, max_target + 1))
     input_ids = np.append(special.mode_ids[mode], ids[:start]) if mode else ids[:start]
-    return prefix_lm(input_ids, ids[start:], special, bidirectional=bidirectional)
+    return prefix_lm(input_ids, ids[start:], special, bidirectional=bidirectional, append_eos=append_eos)
 
 
 def denoise(
-    ids: Ids, denoiser: Denoiser, special: SpecialTokens, rng: np.random.Generator, *, bidirectional: bool
+    ids: Ids,
+    denoiser: Denoiser,
+    special: SpecialTokens,
+    rng: np.random.Generator,
+    *,
+    bidirectional: bool,
+    append_eos: bool = True,
 ) -> TokenSequence:
     """Return a span corruption sequence (Raffel et al. 2020, section 3.1.4) of `ids` [n], n >= 1, for a decoder.
 
@@ -141,7 +154,7 @@ def denoise(
     target_ids = np.empty(noise + spans, np.int32)
     target_ids[np.arange(noise) + span_of] = ids[masked_positions]
     target_ids[np.flatnonzero(first[masked_positions]) + np.arange(spans)] = sentinels
-    return prefix_lm(input_ids, target_ids, special, bidirectional=bidirectional)
+    return prefix_lm(input_ids, target_ids, special, bidirectional=bidirectional, append_eos=append_eos)
 
 
 def sample_denoisers(count: int, config: ObjectiveConfig, rng: np.random.Generator) -> np.ndarray:
@@ -161,19 +174,23 @@ def apply_objective(
     *,
     append_eos: bool = True,
 ) -> TokenSequence:
-    """Return the training sequence of `ids` [n]; denoiser_index is used by ul2, append_eos by causal."""
+    """Return the training sequence of `ids` [n]; denoiser_index is used by ul2.
+
+    append_eos: False for a chunk that its document continues after, since eos means the end of a text.
+    """
     if config.name == "causal":
         return causal(ids, special, append_eos=append_eos)
+    form: dict[str, bool] = {"bidirectional": config.bidirectional_input, "append_eos": append_eos}
     if config.name == "prefix_lm":
-        return split_prefix(ids, 0.5, special, rng, bidirectional=config.bidirectional_input)
+        return split_prefix(ids, 0.5, special, rng, **form)
     denoiser = config.denoisers[denoiser_index]
     if denoiser.mode == "S":
-        return split_prefix(ids, denoiser.rate, special, rng, bidirectional=config.bidirectional_input, mode="S")
-    return denoise(ids, denoiser, special, rng, bidirectional=config.bidirectional_input)
+        return split_prefix(ids, denoiser.rate, special, rng, **form, mode="S")
+    return denoise(ids, denoiser, special, rng, **form)
 
 
 def sequence_lengths(lengths: np.ndarray, denoisers: np.ndarray, config: ObjectiveConfig) -> np.ndarray:
-    """Return the lengths [N] of the sequences of texts of `lengths` [N], eos included; denoisers: indices [N]."""
+    """Return the lengths [N] of the sequences of texts of `lengths` [N] with eos; denoisers: indices [N]."""
     if config.name != "ul2":
         return lengths + 1
     result = lengths + 2  # mode token and eos

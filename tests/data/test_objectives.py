@@ -98,6 +98,19 @@ def test_golden_split_prefix_with_its_mode():
     assert sequence.weights.sum() == np.random.default_rng(0).integers(1, 5) + 1
 
 
+@pytest.mark.parametrize(
+    "objective", [UL2, ObjectiveConfig("prefix_lm"), ObjectiveConfig("causal")], ids=lambda o: o.name
+)
+@pytest.mark.parametrize("variant", range(len(UL2_DENOISERS)))
+def test_a_chunk_that_its_document_continues_has_no_eos(objective, variant):
+    whole, cut = (
+        apply_objective(_ids(20), variant, objective, SPECIAL, np.random.default_rng(0), append_eos=eos)
+        for eos in (True, False)
+    )
+    assert whole.targets[-1] == SPECIAL.eos_id
+    assert _as_lists(cut) == [field[:-1] for field in _as_lists(whole)]
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.integers(1, 300), st.integers(0, len(UL2_DENOISERS) - 1), st.integers(0, 2**32 - 1))
 def test_denoisers_keep_every_token_and_have_the_predicted_length(n, variant, seed):
