@@ -68,6 +68,8 @@ def training_record(
         "parameters": parameters.total,
         "parameters_non_embedding": parameters.non_embedding,
         "trainable_parameters": parameter_count(model.trainable),
+        "compute_dtype": model.config.compute_dtype,
+        "matmul_precision": model.config.matmul_precision,
         "pretrain_tokens": pretrain_tokens(base),
         "finetune_examples": data.train.statistics["examples"] if data.task else None,
         "learning_rate": run_config.schedule_config.learning_rate,

@@ -49,6 +49,8 @@ class ModelConfig:
     embedding_std: float = 1.0
     scale_embeddings: bool = False  # token embeddings * sqrt(model_dim); a soft prompt is not scaled
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    # Of matrix products: with float32, GPUs multiply in TF32 and TPUs in bfloat16 unless this is "highest".
+    matmul_precision: Literal["default", "high", "highest"] = "default"
     remat: Literal["none", "full", "dots", "offload"] = "none"  # what the backward pass recomputes of a block
     attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same function with different memory
 

@@ -1,8 +1,9 @@
 """Shardings of every array of a run: a table of regular expressions for the model's parameters, size for all others."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -83,10 +84,12 @@ class ModelSharding:
             else jax.lax.with_sharding_constraint(tree, self.optimizer(tree, trainable))
         )
 
-    def use_mesh(self) -> Any:
-        """Return a context manager that sets the mesh for compiled functions."""
+    @contextlib.contextmanager
+    def use_mesh(self) -> Iterator[None]:
+        """Set the mesh and the model's precision of matrix products for compiled functions."""
         assert isinstance(self.mesh, Mesh)
-        return jax.set_mesh(self.mesh)
+        with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.model.matmul_precision):
+            yield
 
     def batch(self) -> NamedSharding:
         """Return the sharding of batch-major arrays."""

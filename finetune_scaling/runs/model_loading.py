@@ -30,7 +30,13 @@ from finetune_scaling.tuning.context import check_context
 from finetune_scaling.tuning.method import TuningMethod
 
 UNTUNED = TuningMethod(name="untuned", trainable="(?!)")  # a rule that matches no parameter: nothing is trainable
-CHANGEABLE_MODEL_FIELDS = ("compute_dtype", "remat", "attention", "max_length")  # they change no parameter's shape
+CHANGEABLE_MODEL_FIELDS = (
+    "compute_dtype",
+    "matmul_precision",
+    "remat",
+    "attention",
+    "max_length",
+)  # they change no parameter's shape
 
 
 class BaseModel(NamedTuple):

@@ -18,7 +18,14 @@ from finetune_scaling.studies.grid import StudyConfig
 
 log = logging.getLogger(__name__)
 
-_NOT_COMPARED = ("compute_dtype", "remat", "attention", "max_length", "embedding_std")  # not part of the shape
+_NOT_COMPARED = (
+    "compute_dtype",
+    "matmul_precision",
+    "remat",
+    "attention",
+    "max_length",
+    "embedding_std",
+)  # not part of the shape
 
 
 def check_source(study: StudyConfig, workdir: Path, base: Base) -> None:

@@ -50,3 +50,9 @@ def test_known_examples_are_named_with_the_largest_share():
     assert warnings(test_in_training=[0, 0.0, "", 0]) == []
     (warning,) = warnings(test_in_training=[0, 0.025, 0.01, None])
     assert "rows 1, 2: up to 2.50% of the test examples are also in the training data" in warning
+
+
+def test_rows_of_different_precision_are_named():
+    assert read_points(table(compute_dtype=["", "", "bfloat16", "bfloat16"])).warnings == ()  # older rows do not say it
+    (warning,) = read_points(table(compute_dtype=["float32", "bfloat16"] * 2)).warnings
+    assert "compute_dtype differs between rows (bfloat16 in rows 1, 3; float32 in rows 0, 2)" in warning

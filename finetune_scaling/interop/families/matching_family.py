@@ -14,7 +14,7 @@ from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.model_loading import RunCheckpoint, find_base
 
 # Fields that do not change what a trained model computes, except for rounding.
-_IRRELEVANT = ("embedding_std", "compute_dtype", "remat", "attention")
+_IRRELEVANT = ("embedding_std", "compute_dtype", "matmul_precision", "remat", "attention")
 
 
 @dataclasses.dataclass(frozen=True)

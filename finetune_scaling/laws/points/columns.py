@@ -23,13 +23,14 @@ IN_TRAINING = {"dev_in_training": "dev", "test_in_training": "test"}  # share of
 RUN_COUNTS = ("trainable_parameters", "steps", "best_step", "dev_evaluations", "generated", "at_limit")
 NUMBERS = (*RUN_COUNTS, "dev_loss", "loss_per_byte", *IN_TRAINING)
 COUNTS = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", *RUN_COUNTS)  # columns of integers
-RECORD = ("model", *NUMBERS, *DIGESTS)  # further columns that a study writes
+PRECISION = ("compute_dtype", "matmul_precision")  # of training and evaluation
+RECORD = ("model", *NUMBERS, *DIGESTS, *PRECISION)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
 # since a loss per token depends on it; size says which parameters x counts where the factor is model.
 LOSS_UNIT, TOKENIZER, SIZE = "loss_unit", "tokenizer", "size"
 UNIT_COLUMNS = (LOSS_UNIT, TOKENIZER, SIZE)
-TEXTS = ("task", "method", "factor", "model", "stopped_by", *DIGESTS, *UNIT_COLUMNS)  # columns of names
+TEXTS = ("task", "method", "factor", "model", "stopped_by", *DIGESTS, *PRECISION, *UNIT_COLUMNS)  # columns of names
 NATS, BITS, PERPLEXITY = "nats", "bits", "perplexity"
 SIZES = ("total", "non_embedding")
 

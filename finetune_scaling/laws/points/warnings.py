@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from finetune_scaling.laws.points.cells import MAX_LOSS
-from finetune_scaling.laws.points.columns import DIGESTS, EVALUATOR_DIGEST, IN_TRAINING, SETTING
+from finetune_scaling.laws.points.columns import DIGESTS, EVALUATOR_DIGEST, IN_TRAINING, PRECISION, SETTING
 from finetune_scaling.laws.points.number_syntax import DECIMAL
 from finetune_scaling.laws.points.text import NAMED_ROWS, TextTable
 
@@ -34,7 +34,8 @@ def point_warnings(text: TextTable, runs: pd.DataFrame) -> Iterator[str]:
     yield from _counts(text, runs)
     yield from _similar_tasks(runs)
     for task, own in runs.groupby("task", sort=False):
-        yield from (f"{task}: {sentence}" for sentence in (*_mixed_data(text, own), *_known_examples(text, own)))
+        found = (*_mixed_data(text, own), *_mixed_precision(text, own), *_known_examples(text, own))
+        yield from (f"{task}: {sentence}" for sentence in found)
     for (task, method), own in runs.groupby(["task", "method"], sort=False):
         for sentence in (*_range(text, own), *_seeds(text, own), *_settings(text, own), *_rises(own), *_growth(own)):
             yield f"{task}, {method}: {sentence}"
@@ -97,6 +98,18 @@ def _mixed_data(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"the {data} data differs between rows ({column}: {'; '.join(groups)}), so their losses are not "
                 f"comparable; {verb} these runs on the same data."
+            )
+
+
+def _mixed_precision(text: TextTable, own: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning where the runs of one task computed in different precisions."""
+    for column in PRECISION:
+        known = own[column][own[column] != ""] if column in own else own.index[:0].to_series()
+        if known.nunique() > 1:
+            groups = (f"{value} in {text.rows(list(rows))}" for value, rows in known.groupby(known).groups.items())
+            yield (
+                f"{column} differs between rows ({'; '.join(groups)}), and rounding can reorder large models; train "
+                f"and evaluate these runs with the same model.{column}."
             )
 
 
