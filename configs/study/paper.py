@@ -18,6 +18,10 @@ EN_DE_EXAMPLES = (100 * THOUSAND, *(n * THOUSAND for n in range(500, 4501, 500))
 EN_ZH_EXAMPLES = tuple(n * MILLION for n in (1, 2, 3, 4, 5, 10, 15, 20, 25))
 MLSUM_EXAMPLES = tuple(n * THOUSAND for n in range(100, 901, 100))
 
+# Parameter scaling follows from the learning rates; the global norm that gradients are clipped to before Adafactor's own
+# clipping, no weight decay and factored moments of the model's matrices only are (assumed).
+OPTIMIZER = {"name": "adafactor", "parameter_scale": True, "clip_norm": 1.0, "weight_decay": 0.0}
+
 # All examples; demonstrations are limited (assumed) so that they fit into 2,048 tokens with a prompt of 600.
 ALL = {"examples": None, "generate": None}
 TRANSLATION = {
@@ -55,7 +59,7 @@ def family(*languages: str, steps: tuple[int, ...], held_out: int) -> dict:
     tokens = {thousands: thousands * THOUSAND * TOKENS_PER_STEP for thousands in steps}
     return {
         "tokenizer": {"vocab_size": 128_000, "sentinels": 128, "max_sentences": 10 * MILLION},  # size derived
-        "model": {"max_length": 2048, "remat": "full"},
+        "model": {"max_length": 2048, "remat": "full", "compute_dtype": "bfloat16"},  # bfloat16 (assumed)
         "sizes": SIZES,
         "held_out_sizes": ("16b",),
         "factor_size": "1b",
@@ -70,8 +74,8 @@ def family(*languages: str, steps: tuple[int, ...], held_out: int) -> dict:
             "sequence": {"length": LENGTH},
             "batch": {"size": TOKENS_PER_STEP // LENGTH},
             "sharding": {"fsdp": -1},  # over all devices
-            "optimizer": {"name": "adafactor", "parameter_scale": True},
-            "schedule": {"name": "cosine", "learning_rate": 0.01, "final_fraction": 0.1},  # no warm-up is stated
+            "optimizer": OPTIMIZER,
+            "schedule": {"name": "cosine", "learning_rate": 0.01, "final_fraction": 0.1},  # no warm-up (assumed)
             "evaluation": {"every_steps": 5000},
         },
     }
@@ -108,8 +112,8 @@ def task(
             "sequence": sequence,
             "limits": {"max_steps": 200_000, "max_epochs": 100},
             "sharding": {"fsdp": -1},
-            "optimizer": {"name": "adafactor", "parameter_scale": True},
-            # Every test example is decoded.
+            "optimizer": OPTIMIZER,
+            # Every test example is decoded; how often the dev loss is measured is (assumed).
             "evaluation": {"times": 20, "generate_examples": None, "evaluators": evaluators},
         },
         "methods": {
@@ -124,18 +128,20 @@ def task(
                 "pet_size": 100,
                 "pet_sizes": (50, 100, 150, 200, 300, 400, 600),
                 "held_out_pet_sizes": (600,),
-                "config": run(0.3, batch=16),
+                # Initialized from the 5,000 most frequent tokens; attends to the input of a prefix LM (both assumed).
+                "config": run(0.3, batch=16) | {"method": {"frequent": 5000, "attends_to_input": True}},
             },
             "lora": {
                 **pet,
                 "pet_size": 4,
                 "pet_sizes": (4, 8, 16, 32, 48, 64, 128),
                 "held_out_pet_sizes": (128,),
-                "config": run(0.01, batch=16),
+                "config": run(0.01, batch=16),  # alpha = rank and no dropout (assumed)
             },
         },
     }
 
 
 def run(learning_rate: float, batch: int) -> dict:
+    """Cosine to zero, without warm-up (both assumed)."""
     return {"schedule": {"name": "cosine", "learning_rate": learning_rate}, "batch": {"size": batch}}
