@@ -4,6 +4,8 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from finetune_scaling.files import record_errors
+
 Content = Mapping[str, Any]
 Lines = Iterable[tuple[str, Any]]
 
@@ -11,9 +13,10 @@ _WIDTH = 26
 
 
 def format_inspection(content: Content) -> str:
-    """Return the result of `inspect` as lines of a name and a value."""
-    lines = [(content["kind"], content["path"]), *_FORMATS[content["kind"]](content)]
-    return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
+    """Return the result of `inspect` as lines of a name and a value. Raises WorkdirError if a record is damaged."""
+    with record_errors(content["path"]):
+        lines = [(content["kind"], content["path"]), *_FORMATS[content["kind"]](content)]
+        return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
 
 
 def _checkpoint(content: Content) -> Lines:

@@ -71,7 +71,7 @@ class RunDirectory:
         config = read_json_object(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
         if describes_public_model(config):
             raise public_model_error(self.path)
-        return config
+        return _with_prompt_attention(config, attends_to_input=False)  # older records do not have the field
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`.
@@ -79,7 +79,7 @@ class RunDirectory:
         The paths of base, tokenizer and data are recorded as absolute ones.
         """
         self.check_config(config)
-        recorded = with_absolute_paths(configuration.plain(config))
+        recorded = with_absolute_paths(_with_prompt_attention(configuration.plain(config), attends_to_input=True))
         if not ((self.path / CONFIG).exists() and configuration.equal(recorded, self.config)):
             write_json_atomically(self.path / CONFIG, recorded)
 
@@ -180,6 +180,14 @@ def _with_default_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differing_fields(known: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     return [name for name in configuration.differing_fields(known, given) if not _MAY_CHANGE.fullmatch(name)]
+
+
+def _with_prompt_attention(config: dict[str, Any], *, attends_to_input: bool) -> dict[str, Any]:
+    """Return the config of a run, with the given attention of its soft prompt if it has one and does not say it."""
+    method = config.get("method")
+    if not isinstance(method, Mapping) or method.get("name") != "prompt":
+        return config
+    return {**config, "method": {"attends_to_input": attends_to_input, **method}}
 
 
 def _adapter_error(directory: Location) -> WorkdirError:

@@ -10,6 +10,7 @@ import pytest
 from finetune_scaling.errors import UserError
 from finetune_scaling.files import read_json, record_errors
 from finetune_scaling.inspection.directory import inspect
+from finetune_scaling.inspection.formatting import format_inspection
 from finetune_scaling.reading import Run, load_run
 
 CONFIG = {
@@ -75,6 +76,13 @@ def test_a_damaged_record_names_its_directory(directory, file, content, reads):
     for name in reads:
         with pytest.raises(UserError, match=str(directory)):
             READ[name](load_run(directory))
+
+
+@pytest.mark.parametrize("tests", [["test"], {"test": 3}, {"test": {"metrics": {"bleu": {"score": 1.5}}}}])
+def test_text_about_a_damaged_result_names_its_directory(directory, tests):
+    (directory / "result.json").write_text(json.dumps({**RESULT, "tests": tests}))
+    with pytest.raises(UserError, match=str(directory)):
+        format_inspection(inspect(directory))
 
 
 @pytest.mark.parametrize("line", ["7", "[]", "null", '{"loss": 1}', '{"step": "2"}', '{"step": 2, "loss"', "\0" * 20])

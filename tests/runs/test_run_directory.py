@@ -51,6 +51,16 @@ def test_a_directory_accepts_one_config(tmp_path):
     assert directory.config == CONFIG
 
 
+def test_a_soft_prompt_of_an_older_run_stays_causal(tmp_path):
+    """New records say whether it attends to the input, since older ones, which do not, were trained without."""
+    config = {**CONFIG, "method": {"name": "prompt", "length": 3}}
+    new, old = RunDirectory(tmp_path / "new"), RunDirectory(tmp_path / "old")
+    new.write_config(config)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert [each.config["method"]["attends_to_input"] for each in (new, old)] == [True, False]
+
+
 def test_a_wrong_config_can_be_replaced_before_training(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_config({**CONFIG, "task": {"name": "wmt14_en_d"}})
