@@ -18,8 +18,8 @@ EN_DE_EXAMPLES = (100 * THOUSAND, *(n * THOUSAND for n in range(500, 4501, 500))
 EN_ZH_EXAMPLES = tuple(n * MILLION for n in (1, 2, 3, 4, 5, 10, 15, 20, 25))
 MLSUM_EXAMPLES = tuple(n * THOUSAND for n in range(100, 901, 100))
 
-# Parameter scaling follows from the learning rates; the global norm that gradients are clipped to before Adafactor's own
-# clipping, no weight decay and factored moments of the model's matrices only are (assumed).
+# Parameter scaling follows from the learning rates. (assumed): gradients clipped to a global norm before Adafactor's
+# own clipping, no weight decay, and factored moments of the model's matrices only.
 OPTIMIZER = {"name": "adafactor", "parameter_scale": True, "clip_norm": 1.0, "weight_decay": 0.0}
 
 # All examples; demonstrations are limited (assumed) so that they fit into 2,048 tokens with a prompt of 600.

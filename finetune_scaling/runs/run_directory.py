@@ -71,7 +71,7 @@ class RunDirectory:
         config = read_json_object(self.path / CONFIG, fix="restore an intact copy, or choose another --workdir")
         if describes_public_model(config):
             raise public_model_error(self.path)
-        return _with_prompt_attention(config, attends_to_input=False)  # older records do not have the field
+        return _with_prompt_attention(config, attends_to_input=False)  # as in older records, without the field
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, replacing a config with which nothing was trained yet. Raises as `check_config`.
@@ -79,7 +79,7 @@ class RunDirectory:
         The paths of base, tokenizer and data are recorded as absolute ones.
         """
         self.check_config(config)
-        recorded = with_absolute_paths(_with_prompt_attention(configuration.plain(config), attends_to_input=True))
+        recorded = with_absolute_paths(_with_prompt_attention(config, attends_to_input=True))
         if not ((self.path / CONFIG).exists() and configuration.equal(recorded, self.config)):
             write_json_atomically(self.path / CONFIG, recorded)
 
@@ -96,7 +96,7 @@ class RunDirectory:
             return
         if not (self.path / CONFIG).exists():
             raise WorkdirError(f"{self.path}: has files of a run but no {CONFIG}. Fix: choose another --workdir")
-        known, given = _with_defaults(self.config, config)
+        known, given = _with_defaults(self.config, _with_prompt_attention(config, attends_to_input=True))
         differing = _differing_fields(without_data_paths(known), without_data_paths(given))
         if not differing and (moved := _differing_fields(known, given)) and not self._has_data_of(config):
             differing = moved
@@ -182,12 +182,13 @@ def _differing_fields(known: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     return [name for name in configuration.differing_fields(known, given) if not _MAY_CHANGE.fullmatch(name)]
 
 
-def _with_prompt_attention(config: dict[str, Any], *, attends_to_input: bool) -> dict[str, Any]:
+def _with_prompt_attention(config: Mapping[str, Any], *, attends_to_input: bool) -> dict[str, Any]:
     """Return the config of a run, with the given attention of its soft prompt if it has one and does not say it."""
-    method = config.get("method")
-    if not isinstance(method, Mapping) or method.get("name") != "prompt":
-        return config
-    return {**config, "method": {"attends_to_input": attends_to_input, **method}}
+    fields: dict[str, Any] = configuration.plain(config)
+    method = fields.get("method")
+    if isinstance(method, dict) and method.get("name") == "prompt":
+        method.setdefault("attends_to_input", attends_to_input)
+    return fields
 
 
 def _adapter_error(directory: Location) -> WorkdirError:

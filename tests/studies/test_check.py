@@ -163,12 +163,16 @@ def test_what_a_tokenizer_determines_is_an_error_once_the_tokenizer_exists(tiny_
 def test_steps_of_packed_rows_are_checked_with_the_smallest_dataset(tiny_runs, tmp_path):
     config = tiny_runs.config("study")
     config["families"]["grammar"]["tokenizer"] = str(tiny_runs.tokenizer)
-    finetune = config["tasks"]["translation"]["finetune"]
+    finetune, methods = (config["tasks"]["translation"][name] for name in ("finetune", "methods"))
     finetune["limits"] = {"max_epochs": 1}
     finetune["schedule"] = {"warmup_steps": 2}  # 10 examples in batches of 8 are 2 steps, unless they are packed
     study = read_study(config)
     check_with_tokenizers(study, tmp_path, runs(study))
     finetune["batch"] = {"size": 8, "pack": True, "row_length": 64}
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"methods.prompt: method.attends_to_input = True: packed texts share"):
+        check_runs(study, tmp_path, runs(study))
+    methods["prompt"]["config"] = {"method": {"attends_to_input": False}}
     study = read_study(config)
     check_runs(study, tmp_path, runs(study))
     with pytest.raises(ConfigError, match=r"methods.full: schedule.warmup_steps = 2 is more than the run's 1 steps"):
