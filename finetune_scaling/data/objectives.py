@@ -180,13 +180,13 @@ def apply_objective(
     """
     if config.name == "causal":
         return causal(ids, special, append_eos=append_eos)
-    form: dict[str, bool] = {"bidirectional": config.bidirectional_input, "append_eos": append_eos}
+    both_ways = config.bidirectional_input
     if config.name == "prefix_lm":
-        return split_prefix(ids, 0.5, special, rng, **form)
+        return split_prefix(ids, 0.5, special, rng, bidirectional=both_ways, append_eos=append_eos)
     denoiser = config.denoisers[denoiser_index]
     if denoiser.mode == "S":
-        return split_prefix(ids, denoiser.rate, special, rng, **form, mode="S")
-    return denoise(ids, denoiser, special, rng, **form)
+        return split_prefix(ids, denoiser.rate, special, rng, bidirectional=both_ways, append_eos=append_eos, mode="S")
+    return denoise(ids, denoiser, special, rng, bidirectional=both_ways, append_eos=append_eos)
 
 
 def sequence_lengths(lengths: np.ndarray, denoisers: np.ndarray, config: ObjectiveConfig) -> np.ndarray:
