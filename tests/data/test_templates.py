@@ -52,8 +52,8 @@ def test_errors_name_the_field(patterns, message):
 
 
 def test_unknown_language_is_an_error():
-    with pytest.raises(ConfigError, match="target_language = 'ger' is a language without a known English name"):
-        TRANSLATION.render(example(languages=("en", "ger")))
+    with pytest.raises(ConfigError, match="target_language = 'goh' is a language without a known English name"):
+        TRANSLATION.render(example(languages=("en", "goh")))
     with pytest.raises(ConfigError, match=r"template\.languages = 'Old High German' is not a language code"):
         Template("{source}", languages={"Old High German": "x"})
 
