@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -27,7 +27,7 @@ from etils import epath
 from finetune_scaling.errors import UserError, WorkdirError
 from finetune_scaling.messages import describe_error
 from finetune_scaling.paths import user_path
-from finetune_scaling.strict_json import JsonError, format_json, parse_json
+from finetune_scaling.strict_json import JsonError, check_shape, format_json, parse_json
 from finetune_scaling.text_lines import BYTE_ORDER_MARK
 
 Location: TypeAlias = Path | epath.Path
@@ -291,25 +291,12 @@ def disk_errors(path: str | os.PathLike, *, reading: bool = False) -> Iterator[N
         raise
 
 
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
-@contextlib.contextmanager
-def record_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turn errors of reading records that this project wrote into a WorkdirError: they were edited or damaged.
-
-    For blocks that only read the JSON files of the directory `path`, where a missing field or another type means this.
-    """
+def check_record(path: str | os.PathLike, record: Any, shape: Mapping[str, Any]) -> None:
+    """Raise WorkdirError if the content of a JSON file that this project wrote lacks its shape; see `check_shape`."""
     try:
-        with disk_errors(path, reading=True):
-            yield
-    except UserError:
-        raise
-    except _DAMAGE as error:
-        raise WorkdirError(
-            f"{os.fspath(path)}: a record in this directory is damaged or was edited ({describe_error(error)}); "
-            "restore an intact copy"
-        ) from error
+        check_shape(record, shape)
+    except JsonError as error:
+        raise WorkdirError(f"{path}: is damaged or was edited ({error}); restore an intact copy") from None
 
 
 def _disk_failure(error: OSError, reading: bool) -> str | None:

@@ -35,6 +35,27 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def check_shape(value: Any, shape: Any, where: str = "") -> None:
+    """Raise JsonError that names the field if a parsed value does not have the shape that its readers need.
+
+    shape: a type, a tuple of types, or a mapping from fields to shapes. A field whose name ends in ! must exist; the
+    shape of "*" is that of all fields. Values of types may be null.
+    """
+    if not isinstance(shape, Mapping):
+        if not isinstance(value, shape):
+            raise JsonError(f"{where} is {str(value)[:40]!r}, which has the wrong type")
+        return
+    if not isinstance(value, Mapping):
+        raise JsonError(f"{where or 'it'} is not an object")
+    for name, inner in shape.items():
+        field = name.removesuffix("!")
+        if name != field and field not in value:
+            raise JsonError(f"{where}.{field} is missing".lstrip("."))
+        for key in value if field == "*" else (field,):
+            if value.get(key) is not None or (key in value and isinstance(inner, Mapping)):
+                check_shape(value[key], inner, f"{where}.{key}".lstrip("."))
+
+
 def check_json_lines(path: Any, first_line: str) -> None:
     """Raise JsonError with the fix if the first line shows that a file of JSON Lines has another layout or encoding."""
     begin = first_line.strip()

@@ -8,12 +8,15 @@ from finetune_scaling import configuration
 from finetune_scaling.errors import ConfigError, WorkdirError
 from finetune_scaling.evaluation.example_rows import EVALUATION, write_rows
 from finetune_scaling.evaluation.task_evaluation import Rows
-from finetune_scaling.files import Location, read_json, write_json_atomically
+from finetune_scaling.files import Location, check_record, read_json, write_json_atomically
 from finetune_scaling.names import file_key
 from finetune_scaling.runs.evaluators import TEST_EVALUATOR
+from finetune_scaling.runs.run_directory import EVALUATION_SHAPE
 from finetune_scaling.sharding.processes import run_on_primary
 
 Record = dict[str, Any]
+
+_RECORD_SHAPE = {**EVALUATION_SHAPE, "checkpoint!": {"step!": int}, "settings": {"sets": {"*": {"sha256!": str}}}}
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -109,6 +112,7 @@ def evaluation_records(run: Location) -> Iterator[tuple[str, Record]]:
             record = read_json(path)
             # Records written to other names with --out, and other files that users keep there, are skipped.
             if isinstance(record, dict) and f"{record.get('evaluator')}.json" == path.name:
+                check_record(path, record, _RECORD_SHAPE)
                 yield record["evaluator"], record
 
 

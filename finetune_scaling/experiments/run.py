@@ -24,7 +24,7 @@ from finetune_scaling.evaluation.scoring import limit_warning, pooled_values, ro
 from finetune_scaling.experiments.checks import check_run, check_steps
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
-from finetune_scaling.files import record_errors, write_json_atomically
+from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.paths import user_path
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
@@ -73,9 +73,8 @@ def run(config: Mapping[str, Any], workdir: str | Path) -> dict[str, Any]:
     with lock_directory(workdir):
         run_on_primary(lambda: directory.write_config(config))
         if (record := run_on_primary(lambda: directory.result)) is not None:
-            with record_errors(workdir):
-                log.info("%s: already finished, loss %.4f", workdir, float(record["loss"]))
-                recorded = split_digests(record.get("splits", {}))  # older runs have none
+            log.info("%s: already finished, loss %s", workdir, record.get("loss"))
+            recorded = split_digests(record.get("splits", {}))  # older runs have none
             keeps = "the results are those of the earlier data"
             run_on_primary(lambda: warn_of_changed_data(run_config, recorded, workdir, keeps))
             return record

@@ -6,13 +6,28 @@ import jax
 
 from finetune_scaling import configuration
 from finetune_scaling.errors import CheckpointError
-from finetune_scaling.files import Location, file_size, finite_or_none
+from finetune_scaling.files import Location, check_record, file_size, finite_or_none
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.runs.checkpoints import read_array_shapes, read_metadata
+from finetune_scaling.runs.run_directory import NUMBER
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
+
+_METADATA_SHAPE = {
+    **dict.fromkeys(("arrays_digest!", "tokenizer_sha256!", "base_digest!"), str),
+    **dict.fromkeys(("step!", "tokens_per_step!"), int),
+    "model!": {},
+    "method!": {},
+    "position!": {
+        "steps_evaluated!": list,
+        "losses!": list,
+        "best_step!": int,
+        "best_loss!": NUMBER,
+        "stopped_by!": str,
+    },
+}
 
 
 def inspect_checkpoint(where: Location) -> dict[str, Any]:
@@ -28,12 +43,15 @@ def inspect_checkpoint(where: Location) -> dict[str, Any]:
 
 def _inspect(where: Location) -> dict[str, Any]:
     metadata, shapes = read_metadata(where), read_array_shapes(where)
+    check_record(where, metadata, _METADATA_SHAPE)
     arrays = {
         part: {name.removeprefix(f"{part}/"): leaf for name, leaf in shapes.items() if name.startswith(f"{part}/")}
         for part in ("trainable", "optimizer")
     }
     model = configuration.build(ModelConfig, metadata["model"], f"{where}: model")
     position = metadata["position"]
+    if len(position["steps_evaluated"]) != len(position["losses"]):
+        raise CheckpointError(f"{where}: is damaged: its steps_evaluated and losses do not match. Fix: restore a copy")
     dev_losses = dict(zip(position["steps_evaluated"], position["losses"], strict=True))
     return {
         "kind": "checkpoint",

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_scaling.data.preparation.settings import SETTINGS, STATISTICS, shard_file
 from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import RECORD_FILE, load_sentencepiece_tokenizer
-from finetune_scaling.files import Location, read_json, record_errors
+from finetune_scaling.files import Location, check_record, disk_errors, read_json
 from finetune_scaling.inspection.checkpoint import inspect_checkpoint
 from finetune_scaling.inspection.directory_kind import Kind, find_directory
 from finetune_scaling.inspection.run import inspect_run
@@ -37,9 +37,12 @@ def inspect_tokenizer(path: Location) -> dict[str, Any]:
 def inspect_corpus(path: Location) -> dict[str, Any]:
     """Return the settings of a prepared corpus, and its statistics once it is finished."""
     settings = read_json(path / SETTINGS)
+    check_record(path / SETTINGS, settings, {"shards!": int})
     done = (path / STATISTICS).exists()
     made = [number for number in range(settings["shards"]) if shard_file(path, number, "json").exists()]
     statistics = read_json(path / STATISTICS) if done else None
+    if done:
+        check_record(path / STATISTICS, statistics, {"bytes!": int})
     return {
         "kind": "corpus",
         "path": str(path),
@@ -67,5 +70,5 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     Raises WorkdirError if it is not a directory that this project wrote, and the errors of damaged files.
     """
     where, kind = find_directory(path, *_INSPECT)
-    with record_errors(where):
+    with disk_errors(where, reading=True):
         return _INSPECT[kind](where)

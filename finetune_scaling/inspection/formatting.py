@@ -4,8 +4,6 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune_scaling.files import record_errors
-
 Content = Mapping[str, Any]
 Lines = Iterable[tuple[str, Any]]
 
@@ -13,10 +11,9 @@ _WIDTH = 26
 
 
 def format_inspection(content: Content) -> str:
-    """Return the result of `inspect` as lines of a name and a value. Raises WorkdirError if a record is damaged."""
-    with record_errors(content["path"]):
-        lines = [(content["kind"], content["path"]), *_FORMATS[content["kind"]](content)]
-        return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
+    """Return the result of `inspect` as lines of a name and a value."""
+    lines = [(content["kind"], content["path"]), *_FORMATS[content["kind"]](content)]
+    return "\n".join(f"{name:<{_WIDTH}}{value}" for name, value in lines if value not in (None, ""))
 
 
 def _checkpoint(content: Content) -> Lines:
@@ -62,10 +59,10 @@ def _run(content: Content) -> Lines:
     yield "damaged checkpoints", ", ".join(checkpoints["set_aside"])
     yield "newest is damaged", content["damage"]
     if result:
-        yield "stopped by", None if public else result["stopped_by"]
-        yield "loss", _loss(result["loss"])
+        yield "stopped by", None if public else result.get("stopped_by")
+        yield "loss", _loss(result.get("loss"))
         for name, test in result.get("tests", {}).items():
-            for metric, entry in test["metrics"].items():
+            for metric, entry in test.get("metrics", {}).items():
                 yield f"{name}, {metric}", f"{entry['score']:.2f}  {entry['signature']}"
     yield "evaluation/", ", ".join(content["evaluations"])
     if content["checkpoint"]:

@@ -34,7 +34,7 @@ def inspect_run(path: Location) -> dict[str, Any]:
         "base": configuration.plain(run_config.base),
         "public": configuration.plain(run_config.public),
         "tokenizer": run_config.tokenizer,
-        "finetune_examples": record["finetune_examples"] if record else run_config.finetune_examples,
+        "finetune_examples": record.get("finetune_examples") if record else run_config.finetune_examples,
         "batch_size": run_config.batch_size,
         "length": run_config.row_length,
         "limits": configuration.plain(run_config.limits),

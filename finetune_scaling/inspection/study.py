@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from finetune_scaling.files import Location, is_remote, read_json
+from finetune_scaling.files import Location, check_record, is_remote, read_json
 from finetune_scaling.runs.run_directory import FAILURE, RunDirectory, run_state
 from finetune_scaling.studies.configs import Base, bases
 from finetune_scaling.studies.grid import StudyConfig, StudyRun, held_out, read_study, runs
@@ -56,6 +56,8 @@ def _run(workdir: Location, study: StudyConfig, run: StudyRun) -> dict[str, Any]
     directory, setting = workdir / run.directory, run.setting
     state = run_state(directory)
     record = RunDirectory(directory).result if state == "done" else None
+    failure = read_json(directory / FAILURE) if state == "failed" else {"error": None}
+    check_record(directory / FAILURE, failure, {"error!": str})
     return {
         "directory": run.directory,
         "state": state,
@@ -71,7 +73,7 @@ def _run(workdir: Location, study: StudyConfig, run: StudyRun) -> dict[str, Any]
         "held_out": held_out(study, setting),
         **_fields(record, ("loss", "dev_loss", "best_step", "seconds")),
         "metrics": record.get("metrics", {}) if record else {},
-        "error": read_json(directory / FAILURE)["error"] if state == "failed" else None,
+        "error": failure["error"],
     }
 
 
@@ -81,7 +83,7 @@ def _base(workdir: Location, base: Base) -> dict[str, Any]:
     return {
         "base": base.name,
         "state": run_state(directory),
-        "dev_loss": record["loss"] if record else None,
+        "dev_loss": record.get("loss") if record else None,
         **_fields(record, ("parameters", "parameters_non_embedding", "tokens_seen", "seconds")),
     }
 

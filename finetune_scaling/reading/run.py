@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from finetune_scaling.errors import WorkdirError
 from finetune_scaling.evaluation.example_rows import EVALUATION, read_rows
-from finetune_scaling.files import Location, absolute, record_errors
+from finetune_scaling.files import Location, absolute, check_record, disk_errors
 from finetune_scaling.inspection.directory_kind import find_directory
-from finetune_scaling.runs.run_directory import RunDirectory, run_state
+from finetune_scaling.runs.run_directory import CONFIG, METRICS, NUMBER, RESULT, RunDirectory, run_state
 
 # Modules that import JAX are imported on demand, as config, curves and scores do not need it.
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ class Run:
         self._loaded: tuple[Mapping[str, Any], TunedModel] | None = None
 
     def __repr__(self) -> str:
-        with record_errors(self.path):
-            return f"Run({str(self.path)!r}): {self.state}" + ("" if self.loss is None else f", loss {self.loss:.4f}")
+        return f"Run({str(self.path)!r}): {self.state}" + ("" if self.loss is None else f", loss {self.loss:.4f}")
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Run:
     @functools.cached_property
     def result(self) -> dict[str, Any] | None:
         """The result record; None until the run is finished."""
-        with record_errors(self.path):
+        with disk_errors(self.path, reading=True):
             return RunDirectory(self.path).result if self.state == "done" else None
 
     @property
@@ -68,21 +68,23 @@ class Run:
     @functools.cached_property
     def state(self) -> str:
         """done, failed (in a study), or started."""
-        with record_errors(self.path):
+        with disk_errors(self.path, reading=True):
             return run_state(self.path)
 
     @property
     def method(self) -> dict[str, Any]:
         """The tuning method: its name and the options set in the config."""
-        with record_errors(self.path):
-            options = self.config.get("method", {"name": "full"})
-            return {name: value for name, value in options.items() if value is not None}
+        check_record(self.path / CONFIG, self.config, {"method": {}})
+        options = self.config.get("method", {"name": "full"})
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def loss(self) -> float | None:
         """Test loss in nats per token (base model: on its held-out text); None until the run is finished."""
-        with record_errors(self.path):
-            return None if self.result is None else self.result["loss"]
+        if self.result is None:
+            return None
+        check_record(self.path / RESULT, self.result, {"loss!": NUMBER})
+        return self.result["loss"]
 
     @functools.cached_property
     def base(self) -> "Run | None":
@@ -105,13 +107,13 @@ class Run:
 
         One row per logged step; NaN in the columns that were not logged at that step.
         """
-        with record_errors(self.path):
+        with disk_errors(self.path, reading=True):
             lines = pd.DataFrame(RunDirectory(self.path).metrics())
-            if lines.empty:
-                return pd.DataFrame(columns=_CURVES, index=pd.Index([], name="step", dtype="int64"))
-            frame = lines.groupby("step").last()
-            if "time" in frame:
-                frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
+        if lines.empty:
+            return pd.DataFrame(columns=_CURVES, index=pd.Index([], name="step", dtype="int64"))
+        frame = lines.groupby("step").last()
+        if "time" in frame:
+            frame["time"] = _times(frame["time"], self.path / METRICS)
         return frame.reindex(columns=[*_CURVES, *(c for c in frame if c not in _CURVES)])
 
     @functools.cached_property
@@ -124,25 +126,23 @@ class Run:
         """
         from finetune_scaling.evaluation.records import best_checkpoint_records, evaluation_records
 
-        with record_errors(self.path):
-            result = self.result or {}
+        result = self.result or {}
+        with disk_errors(self.path, reading=True):
             records = best_checkpoint_records(self.path, result) if result else dict(evaluation_records(self.path))
-            rows = [
-                row for split, scores in result.get("tests", {}).items() for row in _scores("result", split, scores)
-            ]
-            for name, record in records.items():
-                splits = record.get("splits", {})
-                for split, scores in {"all": record, **(splits if len(splits) > 1 else {})}.items():
-                    rows += _scores(name, split, scores)
-                for other, scores in {"untuned": record.get("untuned"), **record.get("baselines", {})}.items():
-                    rows += _scores(name, "all", scores or {}, other)
+        rows = [row for split, scores in result.get("tests", {}).items() for row in _scores("result", split, scores)]
+        for name, record in records.items():
+            splits = record.get("splits", {})
+            for split, scores in {"all": record, **(splits if len(splits) > 1 else {})}.items():
+                rows += _scores(name, split, scores)
+            for other, scores in {"untuned": record.get("untuned"), **record.get("baselines", {})}.items():
+                rows += _scores(name, "all", scores or {}, other)
         return pd.DataFrame(rows, columns=_SCORES)
 
     @functools.cached_property
     def splits(self) -> list[str]:
         """Names of the sets that have samples: the task's test sets, and EVALUATOR.SET of evaluators."""
         folder = self.path / EVALUATION
-        with record_errors(folder):
+        with disk_errors(folder, reading=True):
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         return sorted(name.removesuffix(".jsonl") for name in names if name.endswith(".jsonl"))
 
@@ -152,13 +152,13 @@ class Run:
         split: one of `splits`; by default the task's first test set. hypothesis is None if the example was not decoded;
         all texts are None for rows of running text. Raises DataError if the split is missing or a line is damaged.
         """
-        with record_errors(self.path):
-            split = split or next(iter((self.result or {}).get("tests", self.splits)), "test")
-            file = self.path / EVALUATION / f"{split}.jsonl"
+        split = split or next(iter((self.result or {}).get("tests", self.splits)), "test")
+        file = self.path / EVALUATION / f"{split}.jsonl"
+        with disk_errors(self.path, reading=True):
             rows = pd.DataFrame(read_rows(file, ("index", "loss_sum", "tokens"))).set_index("index")
-            rows["loss"] = rows["loss_sum"] / rows["tokens"]
-            frame = rows.reindex(columns=["source", "reference", "hypothesis", "loss", "tokens", "target_language"])
-            frame[_TEXTS] = frame[_TEXTS].astype(object).where(frame[_TEXTS].notna(), None)
+        rows["loss"] = rows["loss_sum"] / rows["tokens"]
+        frame = rows.reindex(columns=["source", "reference", "hypothesis", "loss", "tokens", "target_language"])
+        frame[_TEXTS] = frame[_TEXTS].astype(object).where(frame[_TEXTS].notna(), None)
         return frame
 
     @functools.cached_property
@@ -166,7 +166,7 @@ class Run:
         """The steps that have a complete checkpoint."""
         from finetune_scaling.runs.checkpoints import checkpoint_steps
 
-        with record_errors(self.path):
+        with disk_errors(self.path, reading=True):
             return sorted(checkpoint_steps(self.path))
 
     def params(self, step: int | None = None) -> dict[str, Any]:
@@ -269,6 +269,13 @@ class Run:
         if step not in self._models:
             self._models[step] = open_model(self.path, self.step if step is None else step)
         return self._models[step]
+
+
+def _times(seconds: pd.Series, file: Location) -> pd.Series:
+    try:
+        return pd.to_datetime(seconds, unit="s", utc=True)
+    except (ValueError, OverflowError) as error:
+        raise WorkdirError(f"{file}: a time is damaged ({error}). Fix: restore an intact copy") from None
 
 
 def _scores(evaluation: str, split: str, scores: Mapping[str, Any], of: str = "model") -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from finetune_scaling.configuration import closest
 from finetune_scaling.errors import ConfigError, DataError, WorkdirError
-from finetune_scaling.files import Location, absolute, disk_errors, read_json, read_json_object, record_errors
+from finetune_scaling.files import Location, absolute, disk_errors, read_json, read_json_object
 from finetune_scaling.inspection.directory_kind import find_directory
 from finetune_scaling.laws.points.columns import TEXTS
 from finetune_scaling.laws.points.text import POINTS
@@ -101,7 +101,7 @@ class Study:
         from finetune_scaling.inspection.study import inspect_runs
 
         grid = self._grid
-        with record_errors(self.path):
+        with disk_errors(self.path, reading=True):
             rows = inspect_runs(self.path, grid)
             return _run_frame(self.path, rows)
 
@@ -111,7 +111,7 @@ class Study:
         from finetune_scaling.inspection.study import inspect_bases
 
         grid = self._grid
-        with record_errors(self.path):
+        with disk_errors(self.path, reading=True):
             frame = pd.DataFrame(inspect_bases(self.path, grid)).set_index("base")
             frame["path"] = [str(self.path / _BASES / key) for key in frame.index]
             counts = dict.fromkeys(("parameters", "parameters_non_embedding", "tokens_seen"), "Int64")

@@ -19,6 +19,7 @@ from finetune_scaling.data.task import load_task
 from finetune_scaling.errors import InUseError, UserError, WorkdirError
 from finetune_scaling.files import (
     Location,
+    check_record,
     disk_errors,
     location,
     read_json,
@@ -44,6 +45,24 @@ _MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention
 
 _PATHS = (("base", "run"), ("tokenizer",), ("corpus", "prepared"), ("pretrain", "corpus", "prepared"))
 
+# Shapes of records, see check_shape
+NUMBER = (int, float)
+_SCORES = {"loss": NUMBER, "metrics": {"*": {"score!": NUMBER, "signature!": str}}}
+EVALUATION_SHAPE = {
+    **_SCORES,
+    "untuned": _SCORES,
+    "baselines": {"*": _SCORES},
+    "splits": {"*": _SCORES},
+}
+_RESULT_SHAPE = {
+    **dict.fromkeys(("loss", "dev_loss", "seconds"), NUMBER),
+    **dict.fromkeys(("best_step", "finetune_examples", "parameters", "parameters_non_embedding", "tokens_seen"), int),
+    "metrics": {"*": NUMBER},
+    "tests": {"*": _SCORES},
+    "evaluators": {"*": EVALUATION_SHAPE},
+    "splits": {"*": {"digest!": str}},
+}
+
 RunState = Literal["done", "failed", "started", "waiting"]
 
 
@@ -55,9 +74,13 @@ class RunDirectory:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result record; None until the run is finished."""
+        """The result record; None until the run is finished. Raises WorkdirError if it is damaged."""
         file = self.path / RESULT
-        return read_json_object(file, fix="restore an intact copy") if file.exists() else None
+        if not file.exists():
+            return None
+        record = read_json_object(file, fix="restore an intact copy")
+        check_record(file, record, _RESULT_SHAPE)
+        return record
 
     @property
     def config(self) -> dict[str, Any]:
@@ -131,7 +154,7 @@ class RunDirectory:
         for line in path.read_bytes().splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError):  # of JSON or UTF-8
                 record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                if isinstance(record, dict) and isinstance(record.get("step"), int) and _has_numbers(record):
                     records.append(record)
         return records
 
@@ -139,6 +162,10 @@ class RunDirectory:
         """Remove metrics of steps after `step`, which a resumed run writes again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         write_atomically(self.path / METRICS, "".join(format_json(record) + "\n" for record in kept))
+
+
+def _has_numbers(record: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int | float | None) for value in record.values())
 
 
 def is_public_model(directory: str | os.PathLike) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_scaling.errors import UserError
-from finetune_scaling.files import read_json, record_errors
+from finetune_scaling.files import disk_errors, read_json
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.inspection.formatting import format_inspection
 from finetune_scaling.reading import Run, load_run
@@ -67,6 +67,9 @@ def test_intact_records_are_read(directory):
         ("result.json", {**RESULT, "tests": {"test": {"metrics": {"bleu": 3.5}}}}, ("scores",)),
         ("result.json", {**RESULT, "tests": {"test": {"metrics": {"bleu": {}}}}}, ("scores",)),
         ("result.json", {**RESULT, "tests": ["test"]}, ("scores",)),
+        ("evaluation/dev.json", {"evaluator": "dev"}, ("scores",)),
+        ("evaluation/dev.json", {"evaluator": "dev", "checkpoint": {"step": "4"}}, ("scores",)),
+        ("evaluation/dev.json", {"evaluator": "dev", "checkpoint": {"step": 4}, "untuned": [1]}, ("scores",)),
         ("metrics.jsonl", {**METRICS[0], "time": 1e300}, ("curves",)),
         ("evaluation/test.jsonl", {**ROW, "loss_sum": 2.0, "index": [1]}, ("samples",)),
     ],
@@ -85,7 +88,33 @@ def test_text_about_a_damaged_result_names_its_directory(directory, tests):
         format_inspection(inspect(directory))
 
 
-@pytest.mark.parametrize("line", ["7", "[]", "null", '{"loss": 1}', '{"step": "2"}', '{"step": 2, "loss"', "\0" * 20])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("scores", "finetune_scaling.evaluation.records.score_values"), ("samples", "pandas.DataFrame.reindex"),
+     ("curves", "pandas.DataFrame.groupby"), ("scores", "finetune_scaling.evaluation.records.best_checkpoint_records")],
+)  # fmt: skip
+def test_an_error_of_our_own_is_no_damaged_record(directory, name, place, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(KeyError, match="ours"):
+        READ[name](load_run(directory))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "7",
+        "[]",
+        "null",
+        '{"loss": 1}',
+        '{"step": "2"}',
+        '{"step": 2, "loss"',
+        '{"step": 5, "dev_loss": "1"}',
+        "\0" * 20,
+    ],
+)
 def test_lines_of_metrics_without_a_step_are_not_read(directory, line):
     path = directory / "metrics.jsonl"
     path.write_text(f"{path.read_text()}{line}\n")
@@ -106,5 +135,5 @@ def test_a_path_that_is_no_file_is_named(tmp_path, place):
         path.mkdir()
     elif place == "link to itself":
         path.symlink_to(path)
-    with pytest.raises(UserError, match=path.name[:20]), record_errors(path):
+    with pytest.raises(UserError, match=path.name[:20]), disk_errors(path, reading=True):
         read_json(path)
