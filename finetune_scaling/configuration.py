@@ -41,7 +41,8 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in mapping:
         if name not in fields:
-            raise ConfigError(f"{where}.{name} is not a field of {where}{suggestion(name, fields)}")
+            shown = name or "''"
+            raise ConfigError(f"{where}.{shown} is not a field of {where}{suggestion(name, fields)}")
     hints = type_hints(cls)  # type: ignore[arg-type]
     values = {name: convert(hints[name], value, f"{where}.{name}") for name, value in mapping.items()}
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]

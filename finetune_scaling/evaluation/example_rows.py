@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 EVALUATION = "evaluation"  # the subdirectory of a run with records and rows
 _REQUIRED = ("source", "reference", "loss_sum", "tokens")
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("source", "reference", "hypothesis"), str),
+    **dict.fromkeys(("source", "reference", "hypothesis", "source_language", "target_language"), str),
     **dict.fromkeys(("index", "tokens", "bytes"), int),
     "loss_sum": (int, float),
     "at_limit": bool,

@@ -33,6 +33,7 @@ from finetune_scaling.runs.checkpoint_errors import (
 )
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.run_directory import CHECKPOINTS
+from finetune_scaling.runs.training_progress import progress_from_metadata
 from finetune_scaling.strict_json import json_value
 from finetune_scaling.training.step import State
 from finetune_scaling.trees import path_name, unflatten
@@ -267,6 +268,8 @@ def _read_metadata(path: Location) -> CheckpointMetadata:
     metadata = ocp.JsonCheckpointHandler().restore(epath.Path(path / "facts"))
     if not isinstance(metadata, dict):
         raise ValueError("not a JSON object")
+    if "position" in metadata:
+        progress_from_metadata(metadata)  # raises if it is damaged
     return metadata
 
 

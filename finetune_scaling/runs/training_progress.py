@@ -1,6 +1,7 @@
 """The progress of training, saved with every checkpoint so that a run resumes exactly where it stopped."""
 
 import dataclasses
+import math
 from typing import Any
 
 from finetune_scaling.files import finite_or_none
@@ -37,7 +38,14 @@ class TrainingProgress:
 
 
 def progress_from_metadata(metadata: dict[str, Any]) -> TrainingProgress:
-    """Return the progress that a checkpoint was saved with."""
-    position = metadata["position"]
-    # Older checkpoints have Infinity before the first evaluation.
-    return TrainingProgress(**{**position, "best_loss": finite_or_none(position["best_loss"])})
+    """Return the progress that a checkpoint was saved with. Raises KeyError or TypeError if it is damaged."""
+    position = dict(metadata["position"])
+    # Older checkpoints have Infinity before the first evaluation; newer ones have null in place of what is not finite.
+    position["best_loss"] = finite_or_none(position.get("best_loss"))
+    if position.get("unreported_loss", 0.0) is None:
+        position["unreported_loss"] = math.nan
+    progress = TrainingProgress(**position)
+    for name, value in dataclasses.asdict(TrainingProgress()).items():
+        if value is not None and not isinstance(found := getattr(progress, name), type(value) | int):
+            raise TypeError(f"position.{name} is {found!r}")
+    return progress

@@ -43,6 +43,7 @@ def test_decoded_examples_have_the_language_of_their_row_or_the_given_one(tmp_pa
         ([row()], "de", r"rows: no row has a hypothesis; score the run with --generate=N"),
         ([row(), row(hypothesis="h")], "", r"rows: .*--target-language"),
         ([row(hypothesis="h", target_language="de")], "zh", r"rows: no row has target language 'zh'; give one of de"),
+        ([row(), row(target_language=7)], "de", r"line 2: target_language is 7, which has the wrong type"),
         ([row(), [1]], "de", r"line 2: expected a JSON object"),
         ([{"index": 0, "loss_sum": 1.0, "tokens": 3}], "de", r"line 1: the field 'source' is missing"),
     ],

@@ -96,6 +96,18 @@ def test_metadata_is_strict_json_before_the_first_evaluation(tmp_path):
         assert progress_from_metadata({"position": position}) == TrainingProgress(step=1)
 
 
+@pytest.mark.parametrize("change", [{"los3es": []}, {"step": "2"}])
+def test_damaged_progress_counts_as_a_damaged_checkpoint(run, change):
+    (file,) = (run / "checkpoints" / "3" / "facts").glob("metadata")
+    metadata = json.loads(file.read_text())
+    metadata["position"] = {**dataclasses.asdict(TrainingProgress(step=3)), **change}
+    file.write_text(json.dumps(metadata))
+    checkpoints = Checkpoints(run)
+    with pytest.raises(CheckpointError, match="checkpoints/3: damaged"):
+        checkpoints.restore(3, state(0))
+    checkpoints.close()
+
+
 def test_checkpoints_that_a_killed_process_did_not_delete_are_deleted(run):
     checkpoints = Checkpoints(run)
     assert checkpoints.restore_newest(state(0)).step == 3
