@@ -101,7 +101,8 @@ def test_an_old_checkpoint_and_config_are_read(directory):
     run_config, metadata = found.run_config, read_metadata(found.path)
     assert (found.path.name, run_config.kind, run_config.batch_size) == ("8", "finetuning", 8)
     assert set(run_config.evaluation.named_evaluators) == {"few_shot_1"}
-    assert configuration.plain(configuration.build(ModelConfig, metadata["model"], "model")) == metadata["model"]
+    model = configuration.plain(configuration.build(ModelConfig, metadata["model"], "model"))
+    assert model == {"matmul_precision": "default", **metadata["model"]}
     assert configure(METHODS, metadata["method"]).size == 2
     assert progress_from_metadata(metadata).evaluations_since_best == 0
 
