@@ -20,6 +20,7 @@ from finetune_scaling.errors import ConfigError
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 _NONE = ("None", "none")
+_LITERALS = {"true": "True", "false": "False", "none": "None"}  # by other spellings
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _QUOTES_AND_BRACKETS = set("'\"()[]")  # of Python lists; plain lists have none
 _LARGEST_EXPONENT = 18  # of integers such as 1e9
@@ -134,8 +135,9 @@ def _parse_int(text: str) -> int:
 
 
 def _parse_any(text: str) -> Any:
+    """Parse a Python literal, and true, false and none as typed fields do; any other text is a text."""
     try:
-        return _python_value(text)
+        return _python_value(_LITERALS.get(text, text))
     except ValueError:
         return text
 
@@ -184,7 +186,7 @@ _FORMS = {
     int: "an integer such as 10 or 1e6",
     float: "a number such as 0.1 or 1e-3",
     str: "a text",
-    Any: "a Python literal or a text",
+    Any: "True, False, None, a number, another Python literal, or a text",
 }
 
 

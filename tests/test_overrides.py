@@ -333,6 +333,23 @@ def test_undeclared_fields_keep_the_type_of_their_value():
     assert on_the_command_line(config, StudyConfig, *flags)["own"] == {"count": 10, "text": "12", "empty": [1, "a"]}
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("false", False),
+        ("True", True),
+        ("none", None),
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("'false'", "false"),
+        ("26 Jul", "26 Jul"),
+    ],
+)
+def test_variables_of_a_chat_template_have_types(written, value, read_command_line):
+    flags = ("--config.task.template.name=chat", f"--config.task.template.variables.x={written}")
+    assert load_task(read_command_line(FINETUNE, *flags)["task"]).template.variables.get("x") == value
+
+
 def test_references_between_fields_follow_an_override():
     config = ConfigDict({"limits": {"max_steps": 10}})
     config.twice = config.limits.get_ref("max_steps") * 2
