@@ -1,4 +1,4 @@
-"""Flags that name paths, and flags that name config files whose fields the command line can override."""
+"""Flags of paths and integers, and flags that name config files whose fields the command line can override."""
 
 import glob
 import os
@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from finetune_scaling import configuration
+from finetune_scaling import configuration, typed_values
 from finetune_scaling.data.tokenizers.training import TokenizerPreparation
 from finetune_scaling.errors import ConfigError, UserError, causes
 from finetune_scaling.messages import one_line
@@ -32,6 +32,17 @@ class _PathParser(flags.ArgumentParser):
         return user_path(argument)
 
 
+class _IntegerParser(flags.IntegerParser):
+    """Parses an integer as fields of configs are written, such as 10 or 1e6."""
+
+    def convert(self, argument: int | str) -> int:
+        """Return the integer. Raises ValueError that says how integers are written."""
+        try:
+            return typed_values.parse(argument, int) if isinstance(argument, str) else super().convert(argument)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+
 class _PathListParser(flags.ArgumentParser):
     """Parses paths that are separated by commas."""
 
@@ -44,6 +55,11 @@ class _PathListParser(flags.ArgumentParser):
 def path_flag(name: str, help: str, default: str | None = "", required: bool = False) -> flags.FlagHolder[Any]:
     """Define a flag that names a file or directory, or its URL."""
     return flags.DEFINE(_PathParser(), name, default, help, flags.FLAGS, required=required)
+
+
+def integer_flag(name: str, default: int | None, help: str, lower_bound: int | None = None) -> flags.FlagHolder[Any]:
+    """Define a flag of an integer, written as in configs."""
+    return flags.DEFINE(_IntegerParser(lower_bound), name, default, help, flags.FLAGS)
 
 
 class _PathsFlag(flags.MultiFlag):

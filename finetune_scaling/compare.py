@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import path_flag, paths_flag, required
+from finetune_scaling.command_flags import integer_flag, path_flag, paths_flag, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.comparison import LOSSES, System, compare, systems_from_files, systems_from_runs, table
 from finetune_scaling.files import write_json_atomically
@@ -33,10 +33,10 @@ _METRICS = flags.DEFINE_list(
     "metrics", ["bleu", "chrf", "ter", "rougeL"], "Metrics as for evaluate; for runs also loss and loss_per_byte."
 )
 _TEST = flags.DEFINE_enum("test", "randomization", list(DEFAULT_SAMPLES), "Paired test.")
-_SAMPLES = flags.DEFINE_integer(
+_SAMPLES = integer_flag(
     "samples", None, "Number of shuffles (default 10000) or resamples (default 1000).", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 12345, "Random seed; the default is sacrebleu's.", lower_bound=1)
+_SEED = integer_flag("seed", 12345, "Random seed; the default is sacrebleu's.", lower_bound=1)
 _OUT = path_flag("out", "JSON file to write the result to.")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
+from finetune_scaling.command_flags import config_flag, integer_flag, path_flag, read_config, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.interop.model_import import ModelImport, import_model
 from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
@@ -27,17 +27,15 @@ _OUT = path_flag("out", "Directory of the result: empty, or of the same import."
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the stored parameters; default: that of the files."
 )
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices over which files are sharded along axis fsdp; -1: all.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Devices over which files are sharded along axis tensor.")
+_FSDP = integer_flag("fsdp", 1, "Devices over which files are sharded along axis fsdp; -1: all.")
+_TENSOR = integer_flag("tensor", 1, "Devices over which files are sharded along axis tensor.")
 _TOKENIZER = path_flag("tokenizer", "Directory of the model's tokenizer; default: the model's own.")
-_PRETRAIN_TOKENS = flags.DEFINE_integer(
+_PRETRAIN_TOKENS = integer_flag(
     "pretrain_tokens", None, "Number of tokens that the model was pretrained on.", lower_bound=1
 )
 
 _CHECKPOINT = path_flag("checkpoint", "The run, or one of its checkpoints, to export.")
-_STEP = flags.DEFINE_integer(
-    "step", None, "Checkpoint of the run or base; default: the best one, for a base the newest."
-)
+_STEP = integer_flag("step", None, "Checkpoint of the run or base; default: the best one, for a base the newest.")
 _TO_HF = path_flag("to_hf", "Directory for the model, which transformers loads.")
 _TO_PEFT = path_flag("to_peft", "Directory for the adapter, which PEFT loads.")
 _MERGE = flags.DEFINE_boolean(

@@ -19,7 +19,15 @@ from typing import Any
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import config_flag, expand_globs, path_flag, paths_flag, read_config, required
+from finetune_scaling.command_flags import (
+    config_flag,
+    expand_globs,
+    integer_flag,
+    path_flag,
+    paths_flag,
+    read_config,
+    required,
+)
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, DataError
 from finetune_scaling.evaluation.example_rows import decoded_examples, read_rows
 from finetune_scaling.evaluation.jobs import EvaluationJob, EvaluationOptions, plan_evaluations, run_evaluations
@@ -61,18 +69,18 @@ _CONFIG = config_flag("config", "Config with evaluators and decoding; for base a
 _TOKENIZER = path_flag("tokenizer", "Directory of a public model's tokenizer; default: its own.")
 _OUT = path_flag("out", "JSON file to write scores to; default for a run: its evaluation/NAME.json.")
 _SPLIT = flags.DEFINE_list("split", None, "Splits to score: dev or test sets; default: all test sets of the task.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; default: the best one, for base models the newest.")
-_EXAMPLES = flags.DEFINE_integer("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
-_GENERATE = flags.DEFINE_integer("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
+_STEP = integer_flag("step", None, "Checkpoint to score; default: the best one, for base models the newest.")
+_EXAMPLES = integer_flag("examples", None, "Examples of each split to score; default: all.", lower_bound=1)
+_GENERATE = integer_flag("generate", None, "Examples to decode; default: all that are scored.", lower_bound=0)
 _METRICS = flags.DEFINE_list(
     "metrics", None, "Metrics by name or config file (FILE.py[:ARGUMENT]); default: BLEU, chrF, chrF++, TER and ROUGE."
 )
 _UNTUNED = flags.DEFINE_boolean("untuned", None, "Also score the untuned base model; default: yes.")
 _AGAIN = flags.DEFINE_boolean("again", False, "Replace existing records.")
-_INDEX = flags.DEFINE_integer("index", 0, "Index of this process's share of the runs, from 0.", lower_bound=0)
-_OF = flags.DEFINE_integer("of", 1, "Number of shares.", lower_bound=1)
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Size of the mesh axis that shards parameters; -1: all devices.")
-_TENSOR = flags.DEFINE_integer("tensor", 1, "Size of the mesh axis that shards heads, feed-forward and vocabulary.")
+_INDEX = integer_flag("index", 0, "Index of this process's share of the runs, from 0.", lower_bound=0)
+_OF = integer_flag("of", 1, "Number of shares.", lower_bound=1)
+_FSDP = integer_flag("fsdp", 1, "Size of the mesh axis that shards parameters; -1: all devices.")
+_TENSOR = integer_flag("tensor", 1, "Size of the mesh axis that shards heads, feed-forward and vocabulary.")
 _ATTENTION = flags.DEFINE_string("attention", "", "Attention implementation, if the run's own needs another device.")
 _HYPOTHESES = path_flag("hypotheses", "File of hypotheses, one segment per line.")
 _ROWS = path_flag("rows", "Instead of --hypotheses: a run's rows, evaluation/SPLIT.jsonl.")

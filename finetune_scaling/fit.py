@@ -8,7 +8,7 @@ from absl import flags
 
 from finetune_scaling import command
 from finetune_scaling.analysis.joint_fits import JOINT_LAWS
-from finetune_scaling.command_flags import path_flag
+from finetune_scaling.command_flags import integer_flag, path_flag
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.files import local_path, location
 from finetune_scaling.laws.fitting.csv_fit import fit_csv
@@ -28,7 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_string("by", None, "with --law: fit each value of this column separately")
     flags.DEFINE_list("laws", None, "joint laws of X and D to fit to a table; default: multiplicative,additive")
     flags.DEFINE_enum("bootstrap", None, KINDS, "what the bootstrap resamples; default: both, with --law settings")
-    flags.DEFINE_integer("resamples", RESAMPLES, "number of bootstrap replicates")
+    integer_flag("resamples", RESAMPLES, "number of bootstrap replicates")
     flags.DEFINE_bool("profile", False, "also compute profile-likelihood intervals")
     flags.DEFINE_float("huber_delta", HUBER_DELTA, "threshold of the Huber loss")
     flags.DEFINE_enum("residual", None, ["log", "linear"], "residual to fit; default: the law's own")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import config_flag, read_config, required
+from finetune_scaling.command_flags import config_flag, integer_flag, read_config, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.chips import CHIPS, Chip, Slice, available_slices, find_chip, find_slice
 from finetune_scaling.planning.default_prices import default_prices
@@ -30,13 +30,13 @@ _PRICES = config_flag("prices", "Config of the prices per chip-hour.", lambda _:
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "", "Slice (v5e:4x4, h100:8); with --study a kind of chip, with --search either."
 )
-_BATCH = flags.DEFINE_integer("batch", None, "Sequences per step; default: the config's.", lower_bound=1)
+_BATCH = integer_flag("batch", None, "Sequences per step; default: the config's.", lower_bound=1)
 _BATCHES = flags.DEFINE_list(
     "batches", None, "With --search: batch sizes to compare by cost per sequence, such as 16,32,64."
 )
-_LENGTH = flags.DEFINE_integer("length", None, "Tokens per row; default: the config's.", lower_bound=1)
+_LENGTH = integer_flag("length", None, "Tokens per row; default: the config's.", lower_bound=1)
 _MODEL = flags.DEFINE_string("model", None, "Model size of the ladder; default: that of the config's model or base.")
-_VOCABULARY = flags.DEFINE_integer("vocabulary", None, "Vocabulary size if the tokenizer does not exist yet.", 1)
+_VOCABULARY = integer_flag("vocabulary", None, "Vocabulary size if the tokenizer does not exist yet.", 1)
 _SEARCH = flags.DEFINE_boolean("search", False, "Find the cheapest layout that fits, for each kind of chip.")
 _SMALLEST = flags.DEFINE_boolean("smallest", False, "With --search: find the smallest slice that the run fits.")
 _STUDY = flags.DEFINE_boolean("study", False, "Sum chip-hours and cost over a study.")

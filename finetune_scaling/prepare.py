@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
+from finetune_scaling.command_flags import config_flag, integer_flag, path_flag, read_config, required
 from finetune_scaling.configuration import build, choose
 from finetune_scaling.data.corpus import document_counts
 from finetune_scaling.data.objectives import max_text_tokens
@@ -43,10 +43,10 @@ def define_flags() -> None:
     path_flag("out", "tokenizer, shards: output directory", default=None)
     flags.DEFINE_string("task", None, "corpus: name of the task to download and prepare")
     path_flag("data_dir", "corpus: data directory; default: the source's", default=None)
-    flags.DEFINE_integer("shards", 16, "shards: number of files; one worker writes a file", lower_bound=1)
+    integer_flag("shards", 16, "shards: number of files; one worker writes a file", lower_bound=1)
     flags.DEFINE_bool("drop_duplicates", False, "shards: keep only the first of documents with equal text")
-    flags.DEFINE_integer("min_tokens", 0, "shards: drop documents with fewer tokens; 0: no limit", lower_bound=0)
-    flags.DEFINE_integer("max_tokens", 0, "shards: drop documents with more tokens; 0: no limit", lower_bound=0)
+    integer_flag("min_tokens", 0, "shards: drop documents with fewer tokens; 0: no limit", lower_bound=0)
+    integer_flag("max_tokens", 0, "shards: drop documents with more tokens; 0: no limit", lower_bound=0)
     flags.DEFINE_string("beam", "", "shards: flags of Apache Beam, in one string: its runner, workers, project, ...")
 
 

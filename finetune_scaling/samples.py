@@ -7,7 +7,7 @@ marked differences, which can be sorted and filtered. The scores are also writte
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import expand_globs, path_flag, paths_flag, required
+from finetune_scaling.command_flags import expand_globs, integer_flag, path_flag, paths_flag, required
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.sample_page.page import write_page
 from finetune_scaling.evaluation.sample_page.samples import RunSamples, align, read_runs
@@ -18,7 +18,7 @@ _RUNS = paths_flag("runs", "Directories of scored runs, or glob patterns.")
 _NAMES = flags.DEFINE_list("names", None, "Names of the runs; default: the parts of their paths that differ.")
 _SPLIT = flags.DEFINE_string("split", "test", "Rows to show: evaluation/SPLIT.jsonl of each run.")
 _SCORE = flags.DEFINE_enum("score", None, list(SCORERS), "Sentence-level score; default: by the kind of task.")
-_EXAMPLES = flags.DEFINE_integer("examples", None, "Show only the first N rows; default: all.", lower_bound=1)
+_EXAMPLES = integer_flag("examples", None, "Show only the first N rows; default: all.", lower_bound=1)
 _OUT = path_flag("out", "HTML file to write; the scores go to the same name with .json.", default="samples.html")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from finetune_scaling import command
-from finetune_scaling.command_flags import config_flag, path_flag, read_config, required
+from finetune_scaling.command_flags import config_flag, integer_flag, path_flag, read_config, required
 from finetune_scaling.errors import EXIT_FAILED, ConfigError
 from finetune_scaling.experiments import run
 from finetune_scaling.files import local_path
@@ -37,8 +37,8 @@ _NAMED_FAILURES = 10
 
 _CONFIG = config_flag("config", "Path of a study's config file.")
 _WORKDIR = path_flag("workdir", "Directory of the study; finished runs in it are kept.")
-_INDEX = flags.DEFINE_integer("index", 0, "This process's share of the runs, counted from 0.", lower_bound=0)
-_OF = flags.DEFINE_integer("of", 1, "Number of shares that the runs are split into.", lower_bound=1)
+_INDEX = integer_flag("index", 0, "This process's share of the runs, counted from 0.", lower_bound=0)
+_OF = integer_flag("of", 1, "Number of shares that the runs are split into.", lower_bound=1)
 _RETRY = flags.DEFINE_boolean("retry_failed", False, "Also retry runs that failed by their config, data or training.")
 _LIST = flags.DEFINE_boolean("list", False, "Print the runs with states and costs; run nothing.")
 _JSON = flags.DEFINE_boolean("json", False, "With --list: print only a JSON array.")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags
 
-from finetune_scaling.command_flags import expand_globs, path_flag, paths_flag
+from finetune_scaling.command_flags import expand_globs, integer_flag, path_flag, paths_flag
 from finetune_scaling.errors import EXIT_OUTPUT_CLOSED, EXIT_USAGE, ConfigError
 
 PRINTING = """
@@ -131,6 +131,27 @@ def test_flags_of_paths_expand_home_directories(monkeypatch):
     values(["test", "--out=~/x", "--runs=~/a, b,", "--runs=gs://c"])
     assert values.out == "/home/me/x"
     assert values.runs == ["/home/me/a", "b", "gs://c"]
+
+
+@pytest.mark.parametrize(("written", "value"), [("10", 10), ("1e6", 1_000_000), ("1e12", 10**12), ("1_000", 1000)])
+def test_flags_of_integers_take_the_forms_of_configs(written, value, monkeypatch):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    integer_flag("number", None, "", lower_bound=1)
+    values(["test", f"--number={written}"])
+    assert values.number == value
+
+
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [("many", "--number=many: expected an integer such as 10 or 1e6"), ("0.5", "1e6"), ("0", "positive")],
+)
+def test_a_wrong_integer_shows_the_right_form(written, error, monkeypatch):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    integer_flag("number", None, "", lower_bound=1)
+    with pytest.raises(flags.IllegalFlagValueError, match=error):
+        values(["test", f"--number={written}"])
 
 
 def test_an_existing_path_is_no_pattern(tmp_path, monkeypatch):
