@@ -21,6 +21,7 @@ from typing import Any
 from absl import app, flags
 
 import forking
+from finetune_scaling.runs.metrics import MEASURED
 from fuzz_targets import TINY, campaign_folder
 
 _KILLS = flags.DEFINE_integer("kills", 30, "Number of kills.", lower_bound=1)
@@ -34,7 +35,7 @@ LATEST = 1.3  # moments are uniform up to this multiple of the undisturbed secon
 MOST_ATTEMPTS = 40  # in one directory, after which a command is left alone
 _LEFT = re.compile(rf"{forking.TEMPORARY.pattern}|\.conversion$")
 _UNCOMPARED = re.compile(r"environment\.json$|\.lock$|checkpoints/|\.log$|tfevents")
-_TIMES = frozenset(("seconds", "time", "fit_seconds", "git_commit", "created"))
+_TIMES = frozenset(("seconds", "fit_seconds", "git_commit", "created", *MEASURED))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from absl import flags
 from finetune_scaling import command
 from finetune_scaling.errors import EXIT_FAILED, ConfigError, TrainingError
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps, read_metadata
+from finetune_scaling.runs.metrics import MEASURED
 from finetune_scaling.runs.run_directory import RunDirectory
 from killing import finish, start, start_together, wait_for
 
@@ -206,7 +207,7 @@ def outcome(directory: Path) -> dict[str, Any]:
     newest = next(checkpoint_steps(directory))
     return {
         "result": {name: value for name, value in (run.result or {}).items() if name != "seconds"},
-        "metrics": [{name: value for name, value in line.items() if name != "time"} for line in run.metrics()],
+        "metrics": [{name: value for name, value in line.items() if name not in MEASURED} for line in run.metrics()],
         "arrays": read_metadata(directory / CHECKPOINTS / str(newest))["arrays_digest"],
         "rows": (directory / "evaluation" / "test.jsonl").read_text(encoding="utf-8"),
     }

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from finetune_scaling import command
+from finetune_scaling.chips import CHIPS, Chip, Slice, available_slices, find_chip, find_slice
 from finetune_scaling.command_flags import config_flag, integer_flag, read_config, required
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS, Chip, Slice, available_slices, find_chip, find_slice
 from finetune_scaling.planning.default_prices import default_prices
 from finetune_scaling.planning.formatting import format_plan, format_study
 from finetune_scaling.planning.prices import Prices, read_prices

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from finetune_scaling.data.loader import Batches, iterate
 from finetune_scaling.data.packing import Batch
 from finetune_scaling.errors import Preempted, TrainingError
+from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
 from finetune_scaling.runs.metrics import Metrics, ProgressReporter
 from finetune_scaling.runs.training_progress import TrainingProgress
@@ -25,6 +26,7 @@ from finetune_scaling.training.step import State, StepMetrics, TrainStep, all_fi
 from finetune_scaling.trees import Tree
 
 log = logging.getLogger(__name__)
+_SHOWN = {"tokens_per_second": "tokens/s", "mfu": "MFU"}  # in the progress line
 DevLoss = Callable[[Tree], float]  # trainable parameters -> nats per token
 
 
@@ -69,6 +71,7 @@ class TrainingLoop:
     metrics: Metrics
     metadata: CheckpointMetadata
     seconds: Callable[[], float]
+    throughput: Throughput
     evaluations: Sequence[InTrainingEvaluation] = ()
     dropout_seed: int | None = None
 
@@ -131,10 +134,11 @@ class TrainingLoop:
             self._collect(pending, progress)
             loss = progress.unreported_loss / max(progress.unreported_tokens, 1.0)
             progress.unreported_loss = progress.unreported_tokens = 0.0
-            now = round(time.time(), 3)
-            self.metrics.write(progress.step, loss=loss, learning_rate=rate, gradient_norm=norm, time=now)
+            measured = {"time": round(time.time(), 3), **self.throughput.measure(progress.step)}
+            self.metrics.write(progress.step, loss=loss, learning_rate=rate, gradient_norm=norm, **measured)
             dev = {"dev": progress.losses[-1]} if progress.losses else {}
-            reporter.update(progress.step, loss=loss, **dev)
+            speed = {name: measured[key] for key, name in _SHOWN.items() if key in measured}
+            reporter.update(progress.step, loss=loss, **dev, **speed)
 
     def _collect(self, pending: list[StepMetrics], progress: TrainingProgress) -> None:
         """Add the metrics of pending steps to `progress`. Only here does the host wait for the device."""
@@ -147,7 +151,8 @@ class TrainingLoop:
         pending.clear()
 
     def _evaluate(self, state: State, progress: TrainingProgress) -> None:
-        loss = self.dev_loss(state.trainable)
+        with self.throughput.paused():
+            loss = self.dev_loss(state.trainable)
         self._check_finite(loss, progress.step, "dev ")
         progress.add_evaluation(progress.step, loss)
         self.metrics.write(progress.step, dev_loss=loss)
@@ -155,7 +160,9 @@ class TrainingLoop:
     def _run_evaluations_if_due(self, state: State, step: int) -> None:
         for evaluation in self.evaluations:
             if step % evaluation.every_steps == 0:
-                self.metrics.write(step, **evaluation.scores(state.trainable))
+                with self.throughput.paused():
+                    scores = evaluation.scores(state.trainable)
+                self.metrics.write(step, **scores)
 
     def _reason_to_stop(self, progress: TrainingProgress) -> str | None:
         settings = self.settings
@@ -182,7 +189,8 @@ class TrainingLoop:
         progress.seconds = round(self.seconds(), 3)
         metadata = {**self.metadata, "position": dataclasses.asdict(progress), "best_step": progress.best_step}
         self.metrics.flush()  # before the checkpoint, which must not be newer than the metrics
-        self.checkpoints.save(progress.step, state, metadata)
+        with self.throughput.paused():
+            self.checkpoints.save(progress.step, state, metadata)
 
     def _check_finite(self, loss: float, step: int, kind: str = "") -> None:
         if not math.isfinite(loss):

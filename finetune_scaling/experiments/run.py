@@ -24,6 +24,7 @@ from finetune_scaling.evaluation.scoring import limit_warning, pooled_values, ro
 from finetune_scaling.experiments.checks import check_run, check_steps
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
+from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.paths import user_path
@@ -53,6 +54,7 @@ from finetune_scaling.runs.split_records import check_same_data, split_digests
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.processes import run_on_primary
+from finetune_scaling.training.flops import training_flops
 from finetune_scaling.training.step import State, init_state, make_train_step
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.partition import format_table, table
@@ -160,6 +162,10 @@ def _train(
         metrics=metrics,
         metadata=checkpoint_metadata(run_config, data, model),
         seconds=stopwatch.seconds,
+        throughput=Throughput(
+            run_config.tokens_per_step,
+            training_flops(model.config, model.tuning, 1, run_config.batch_size, run_config.row_length),
+        ),
         evaluations=evaluations,
         dropout_seed=run_config.seeds.order if model.tuning.uses_dropout else None,
     )

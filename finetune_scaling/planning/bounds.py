@@ -22,8 +22,8 @@ import dataclasses
 
 import numpy as np
 
+from finetune_scaling.chips import Chip
 from finetune_scaling.models.config import ModelConfig, count_parameters
-from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.layout import Layout, ResidentBytes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.training.flops import (

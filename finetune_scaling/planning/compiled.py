@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from finetune_scaling.chips import GIB, Slice
 from finetune_scaling.decoding.generation import make_decoder
 from finetune_scaling.decoding.programs import Batch, make_unchunked_program
 from finetune_scaling.decoding.search import RowInputs
 from finetune_scaling.models.model_sharding import ModelSharding
-from finetune_scaling.planning.chips import GIB, Slice
 from finetune_scaling.planning.collectives import Collectives, collectives
 from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, bytes_per_device, state_shapes, state_shardings
 from finetune_scaling.planning.topology import devices, prepare_environment

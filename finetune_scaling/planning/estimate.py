@@ -7,9 +7,9 @@ with the compiler's figures.
 
 import dataclasses
 
+from finetune_scaling.chips import Slice
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.planning.bounds import StepBound, compute_bytes, step_bound
-from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.layout import Layout, ResidentBytes, resident_bytes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.training.flops import trains_weights

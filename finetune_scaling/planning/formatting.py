@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune_scaling.planning.chips import GIB
+from finetune_scaling.chips import GIB
 from finetune_scaling.planning.plans import Plan
 from finetune_scaling.studies.limits import format_limits
 

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_scaling.chips import Slice
 from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.planning.bounds import StepBound, step_bound
-from finetune_scaling.planning.chips import Slice
 from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs
 from finetune_scaling.planning.estimate import EstimatedStep
 from finetune_scaling.planning.layout import Layout

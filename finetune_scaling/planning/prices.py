@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_scaling import configuration
+from finetune_scaling.chips import CHIPS
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from finetune_scaling.chips import Chip, available_slices
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.planning.chips import Chip, available_slices
 from finetune_scaling.planning.prices import Prices, cost, price_of
 from finetune_scaling.planning.search import candidates, first_estimated_to_fit
 from finetune_scaling.planning.totals import SECONDS_PER_HOUR, step_chip_seconds

@@ -6,8 +6,8 @@ import os
 
 import jax
 
+from finetune_scaling.chips import Slice
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import Slice
 
 # Variables that libtpu reads when it is loaded. Without the first it waits for a metadata server; without the last, a
 # second process that compiles at the same time fails at /tmp/libtpu_lockfile (a real TPU has one owner).

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from finetune_scaling.chips import Chip
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.planning.bounds import model_flops
-from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.runs.run_config import RunConfig
 

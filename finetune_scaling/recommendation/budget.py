@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from finetune_scaling.chips import CHIPS, Chip, find_chip
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS, Chip, find_chip
 from finetune_scaling.planning.prices import Prices, price_of
 from finetune_scaling.planning.totals import SECONDS_PER_HOUR
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from finetune_scaling import configuration
+from finetune_scaling.chips import Chip
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.laws.points.table import MAX_COUNTS
-from finetune_scaling.planning.chips import Chip
 from finetune_scaling.planning.prices import Prices
 from finetune_scaling.recommendation.budget import UTILISATION, Budget, Rates, read_budget
 

@@ -18,6 +18,9 @@ from finetune_scaling.strict_json import format_json
 
 log = logging.getLogger(__name__)
 
+# Values that differ between two executions of a run.
+MEASURED = ("time", "tokens_per_second", "flops_per_second", "mfu", "peak_memory_bytes")
+
 
 class Writer:
     """Writes the metrics of one step."""

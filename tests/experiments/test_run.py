@@ -19,6 +19,7 @@ from finetune_scaling.experiments import run as run_module
 from finetune_scaling.experiments.run import run
 from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.digest import digest
+from finetune_scaling.runs.metrics import MEASURED
 from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.training import optimizers
@@ -59,7 +60,10 @@ def outcome(directory: Path) -> dict[str, Any]:
     return {
         "arrays": digest(tree),  # trainable parameters and optimizer state
         "position": {k: v for k, v in metadata["position"].items() if k != "seconds"},
-        "metrics": [{k: v for k, v in line.items() if k != "time"} for line in RunDirectory(directory).metrics()],
+        "metrics": [
+            {name: value for name, value in line.items() if name not in MEASURED}
+            for line in RunDirectory(directory).metrics()
+        ],
         "record": {k: v for k, v in RunDirectory(directory).result.items() if k != "seconds"},
         "rows": (directory / "evaluation" / "test.jsonl").read_text(),
     }
@@ -138,8 +142,11 @@ def test_pretraining_resumes_exactly_and_keeps_the_requested_token_counts(tiny_r
             run(config, tmp_path)
     record = run(config, tmp_path)
     uninterrupted_base = RunDirectory(tiny_runs.base)
-    assert [{**line, "time": 0} for line in RunDirectory(tmp_path).metrics()] == [
-        {**line, "time": 0} for line in uninterrupted_base.metrics()
+    assert [
+        {name: value for name, value in line.items() if name not in MEASURED}
+        for line in RunDirectory(tmp_path).metrics()
+    ] == [
+        {name: value for name, value in line.items() if name not in MEASURED} for line in uninterrupted_base.metrics()
     ]
     assert {**record, "seconds": 0} == {**uninterrupted_base.result, "seconds": 0}
     for step in (10, 20):  # tests/tiny.py keeps the tokens of step 10; the last step is always kept

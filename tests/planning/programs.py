@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from finetune_scaling.chips import find_slice
 from finetune_scaling.planning import topology
-from finetune_scaling.planning.chips import find_slice
 
 
 def devices():

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from finetune_scaling.chips import find_chip
 from finetune_scaling.planning.bounds import StepBound, min_hbm_bytes, min_link_bytes, recomputed_flops, step_bound
-from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.layout import Layout, ResidentBytes, resident_bytes
 from finetune_scaling.planning.workload import Workload
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from finetune_scaling.chips import CHIPS, available_slices, chip_of_device, find_slice
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS, available_slices, find_slice
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,16 @@ def test_slices_are_sorted_by_size() -> None:
     for chip in CHIPS.values():
         sizes = [found.chips for found in available_slices(chip)]
         assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("device_kind", "kind"),
+    [
+        *(("TPU v4", "v4"), ("TPU v5 lite", "v5e"), ("TPU v5e", "v5e"), ("TPU v5", "v5p"), ("TPU v5p", "v5p")),
+        *(("TPU v6 lite", "v6e"), ("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA H100 80GB HBM3", "h100")),
+        *(("NVIDIA H200", "h200"), ("cpu", None), ("NVIDIA GeForce RTX 4090", None)),
+    ],
+)
+def test_chips_are_found_by_the_names_that_jax_gives_devices(device_kind, kind):
+    chip = chip_of_device(device_kind)
+    assert (chip.kind if chip else None) == kind

@@ -2,8 +2,8 @@
 
 import pytest
 
+from finetune_scaling.chips import CHIPS
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.default_prices import default_prices
 from finetune_scaling.planning.prices import Price, cost, price_of, read_prices
 

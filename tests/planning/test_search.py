@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_scaling.chips import Slice, find_chip, find_slice
 from finetune_scaling.models.ladder import model_config
 from finetune_scaling.planning.bounds import StepBound
-from finetune_scaling.planning.chips import Slice, find_chip, find_slice
 from finetune_scaling.planning.estimate import EstimatedStep, estimate_step
 from finetune_scaling.planning.layout import Layout, ResidentBytes
 from finetune_scaling.planning.search import (

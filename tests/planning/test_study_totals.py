@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_scaling.chips import find_chip
 from finetune_scaling.configuration import plain
-from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.planning.study_totals import study_totals
 from finetune_scaling.studies.grid import read_study

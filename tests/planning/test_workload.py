@@ -8,11 +8,11 @@ import jax
 import pytest
 
 from finetune_scaling import configuration
+from finetune_scaling.chips import find_chip
 from finetune_scaling.configuration import merge
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.models.ladder import PAPER_VOCABULARY, model_config
-from finetune_scaling.planning.chips import find_chip
 from finetune_scaling.planning.compiled import TRAINING, trace
 from finetune_scaling.planning.layout import Layout, resident_bytes
 from finetune_scaling.planning.totals import run_steps, run_totals

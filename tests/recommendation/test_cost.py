@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from finetune_scaling.chips import CHIPS
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.recommendation.budget import Rates, read_budget
 from finetune_scaling.recommendation.candidates import TuningCandidate

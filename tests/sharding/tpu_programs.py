@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from finetune_scaling.chips import find_slice
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.planning.chips import find_slice
 from finetune_scaling.planning.compiled import TRAINING, trace
 from finetune_scaling.planning.layout import Layout
 from finetune_scaling.planning.topology import devices, prepare_environment

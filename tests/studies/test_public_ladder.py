@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from finetune_scaling.chips import CHIPS
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError, ConfigError
@@ -18,7 +19,6 @@ from finetune_scaling.interop.hub import UnreachableError
 from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.models.config import count_parameters
-from finetune_scaling.planning.chips import CHIPS
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.planning.study_totals import study_totals
 from finetune_scaling.runs.run_directory import RunDirectory

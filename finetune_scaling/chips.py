@@ -128,6 +128,26 @@ def find_chip(kind: str, where: str = "--topology: the kind of chip") -> Chip:
     return configuration.choose(CHIPS, kind, where)
 
 
+# Beginnings of JAX's names of devices, such as "NVIDIA H100 80GB HBM3".
+_DEVICE_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "NVIDIA A100": "a100",
+    "NVIDIA H100": "h100",
+    "NVIDIA H200": "h200",
+}
+
+
+def chip_of_device(device_kind: str) -> Chip | None:
+    """Return the chip with JAX's name of a device; None if it is unknown."""
+    longest = max((name for name in _DEVICE_KINDS if device_kind.startswith(name)), key=len, default=None)
+    return None if longest is None else CHIPS[_DEVICE_KINDS[longest]]
+
+
 def find_slice(topology: str) -> Slice:
     """Return the slice of a topology such as v5e:4x4 or h100:8. Raises ConfigError with similar topologies."""
     kind, _, shape = topology.partition(":")
