@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from finetune_scaling.data.loader import Batches, iterate
 from finetune_scaling.data.packing import Batch
 from finetune_scaling.errors import Preempted, TrainingError
+from finetune_scaling.experiments.profiling import ProfileWindow
 from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
 from finetune_scaling.runs.metrics import Metrics, ProgressReporter
@@ -72,6 +73,7 @@ class TrainingLoop:
     metadata: CheckpointMetadata
     seconds: Callable[[], float]
     throughput: Throughput
+    profile: ProfileWindow
     evaluations: Sequence[InTrainingEvaluation] = ()
     dropout_seed: int | None = None
 
@@ -88,13 +90,15 @@ class TrainingLoop:
         pending: list[StepMetrics] = []  # of the last steps, still on the device
         reporter = ProgressReporter(self.title, progress.step, self.settings.total_steps)
         batches = iterate(self.batches, progress.step)
-        with closing(batches), StopSignal() as stop_signal:
+        with closing(batches), closing(self.profile), StopSignal() as stop_signal:
             while not progress.stopped_by:
                 inputs = [self.shard_batch(next(batches)), np.float32(self._learning_rate(progress.step + 1))]
                 if self.dropout_seed is not None:
                     inputs.append(np.array([self.dropout_seed, progress.step], np.uint32))
+                self.profile.before(progress.step + 1)
                 state, step_metrics = self.step(state, self.frozen, *inputs)
                 progress.step += 1
+                self.profile.after(progress.step, step_metrics)
                 pending.append(step_metrics)
                 self._report_if_due(pending, progress, reporter)
                 if self._is_due(progress.step, self.settings.evaluate_every):

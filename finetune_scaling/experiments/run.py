@@ -23,6 +23,7 @@ from finetune_scaling.evaluation.records import scores_for_result
 from finetune_scaling.evaluation.scoring import limit_warning, pooled_values, row_losses, score_split
 from finetune_scaling.experiments.checks import check_run, check_steps
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
+from finetune_scaling.experiments.profiling import ProfileWindow
 from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
 from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.files import write_json_atomically
@@ -166,6 +167,7 @@ def _train(
             run_config.tokens_per_step,
             training_flops(model.config, model.tuning, 1, run_config.batch_size, run_config.row_length),
         ),
+        profile=ProfileWindow(directory.path, run_config.logging.profile_steps),
         evaluations=evaluations,
         dropout_seed=run_config.seeds.order if model.tuning.uses_dropout else None,
     )

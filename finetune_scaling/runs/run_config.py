@@ -228,14 +228,21 @@ class CheckpointConfig:
 class LoggingConfig:
     """Logging of metrics.
 
-    every_steps: interval of training loss. writers: tensorboard, wandb, in addition to metrics.jsonl.
+    every_steps: interval of training loss. writers: tensorboard, wandb, in addition to metrics.jsonl. profile_steps:
+    first and last step, counted from 1, of a trace that TensorBoard reads; take later steps than the first, which
+    compiles.
     """
 
     every_steps: int = 50
     writers: tuple[str, ...] = ()
+    profile_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_at_least(self, ("every_steps",), 1, "logging.")
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ConfigError(
+                f"logging.profile_steps = {list(self.profile_steps)} must be a first and a last step, counted from 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,8 +40,10 @@ LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 
 # Fields that may change when a run resumes: paths (digests in checkpoints show whether base and tokenizer are the
-# same), the mesh, implementations of attention and remat that compute the same, and evaluators.
-_MAY_CHANGE = re.compile(r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?")
+# same), the mesh, implementations of attention and remat that compute the same, evaluators, and a profile.
+_MAY_CHANGE = re.compile(
+    r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?|logging\.profile_steps"
+)
 
 _PATHS = (("base", "run"), ("tokenizer",), ("corpus", "prepared"), ("pretrain", "corpus", "prepared"))
 

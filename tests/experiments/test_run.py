@@ -275,6 +275,14 @@ def test_patience_stops_a_run_early(tiny_runs, monkeypatch, tmp_path):
     assert (record["stopped_by"], record["steps"], record["best_step"]) == ("patience", 12, 4)
 
 
+def test_a_profile_of_some_steps_is_written(tiny_runs, tmp_path):
+    run(tiny_runs.config("lora", logging={"profile_steps": (2, 3)}, limits={"max_steps": 4}), tmp_path)
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
+    config = tiny_runs.config("lora", limits={"max_steps": 4})
+    assert run(config, tmp_path)["steps"] == 4  # another window is no other run
+
+
 def test_the_result_record_describes_the_run(tiny_runs, tmp_path):
     record = run(tiny_runs.config("lora", base={"step": 10}), tmp_path)
     assert (record["method"], record["pet_size"], record["task"]) == ("lora", 2, "tiny")

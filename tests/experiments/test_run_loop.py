@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from finetune_scaling.data.loader import Batches
 from finetune_scaling.errors import Preempted, TrainingError
 from finetune_scaling.experiments.loop import LoopSettings, TrainingLoop
+from finetune_scaling.experiments.profiling import ProfileWindow
 from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.runs.metrics import MEASURED
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
@@ -90,6 +92,7 @@ def make_loop(
         {"model": "toy"},
         lambda: 0.0,
         Throughput(tokens_per_step=10, flops_per_step=1e6),
+        ProfileWindow(Path()),
     )
 
 
@@ -148,7 +151,8 @@ def test_a_run_with_one_dev_loss_says_that_it_may_still_fall(every, warned, capl
 def test_progress_reports_dev_loss_after_the_first_evaluation(monkeypatch):
     shown: list[set[str]] = []
     monkeypatch.setattr(
-        "finetune_scaling.experiments.loop.ProgressReporter.update", lambda self, step, **v: shown.append({*v} - {"tokens/s"})
+        "finetune_scaling.experiments.loop.ProgressReporter.update",
+        lambda self, step, **v: shown.append({*v} - {"tokens/s"}),
     )
     run(make_loop(SETTINGS, [3.0, 2.0, 2.5, 1.0, 1.0]))
     assert shown[:3] == [{"loss"}, {"loss"}, {"loss", "dev"}]  # at steps 3 and 4, before the first evaluation, and 6
