@@ -34,7 +34,8 @@ LIMITS = forking.Limits(cpu_seconds=600, seconds=1800, memory=32 * 2**30)
 LATEST = 1.3  # moments are uniform up to this multiple of the undisturbed seconds
 MOST_ATTEMPTS = 40  # in one directory, after which a command is left alone
 _LEFT = re.compile(rf"{forking.TEMPORARY.pattern}|\.conversion$")
-_UNCOMPARED = re.compile(r"environment\.json$|\.lock$|checkpoints/|\.log$|tfevents")
+# Checkpoints are compared by their digests; a study's report shows the times of its runs.
+_UNCOMPARED = re.compile(r"environment\.json$|\.lock$|checkpoints/|\.log$|tfevents|run_times\.|report\.html$")
 _TIMES = frozenset(("seconds", "fit_seconds", "git_commit", "created", *MEASURED))
 
 
