@@ -16,6 +16,7 @@ from finetune_scaling.command_flags import integer_flag, path_flag, paths_flag, 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.comparison import LOSSES, System, compare, systems_from_files, systems_from_runs, table
 from finetune_scaling.files import write_json_atomically
+from finetune_scaling.metrics.languages import check_language
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import check_unique_names, find_metric
 from finetune_scaling.metrics.significance import DEFAULT_SAMPLES, Procedure
@@ -43,6 +44,7 @@ _OUT = path_flag("out", "JSON file to write the result to.")
 def main() -> None:
     """Compare the given systems or runs, write the result as JSON and print it as a table."""
     out, language = required(_OUT), required(_LANGUAGE)
+    check_language(language, "--target-language")
     procedure = Procedure(_TEST.value, _SAMPLES.value or DEFAULT_SAMPLES[_TEST.value], _SEED.value)
     metrics = _select_metrics(_METRICS.value, losses=bool(_RUNS.value))
     result = compare(_systems(language), metrics, procedure)

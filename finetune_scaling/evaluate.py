@@ -37,6 +37,7 @@ from finetune_scaling.evaluation.scoring import text_scores
 from finetune_scaling.files import local_path, location, write_json_atomically
 from finetune_scaling.messages import count_noun
 from finetune_scaling.metrics.corpus import read_corpus
+from finetune_scaling.metrics.languages import check_language
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.registry import Scores, metrics_from_flag, score_corpus
 from finetune_scaling.names import check_file_names, joint_name
@@ -116,6 +117,8 @@ def _score_texts() -> None:
     command.reject(_RUN_FLAGS, "is for a run (--workdir), not for texts")
     for flag in (_OUT,) if _ROWS.value else (_LANGUAGE, _OUT):
         required(flag)
+    if _LANGUAGE.value:
+        check_language(_LANGUAGE.value, "--target-language")
     metrics = metrics_from_flag(_METRICS.value)
     scores = {"metrics": _score_rows(metrics) if _ROWS.value else _score_files(metrics)}
     run_on_primary(lambda: write_json_atomically(_OUT.value, scores))

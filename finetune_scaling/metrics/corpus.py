@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.metrics.languages import language_of
+from finetune_scaling.metrics.languages import check_language
 from finetune_scaling.paths import user_path
 from finetune_scaling.text_lines import BYTE_ORDER_MARK, check_start, check_text, decode_line, is_blank
 
@@ -59,7 +59,7 @@ class Corpus:
                 raise DataError(f"references[{index}] has only empty references; give one, or remove the segment")
         present = [[*filter(_is_given, references)] for references in self.references]
         object.__setattr__(self, "references", present)
-        language_of(self.language)
+        check_language(self.language, "target_language")
 
     @property
     def reference_count(self) -> str:

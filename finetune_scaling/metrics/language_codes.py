@@ -110,7 +110,7 @@ def parse_language_code(code: str) -> LanguageCode:
     if found is None:
         known = [one for one, name in LANGUAGE_NAMES.items() if name.lower() == code.strip().lower()]
         right = known[0] if known else "one such as de, deu_Latn or pt-BR"
-        raise DataError(f"language = {code!r} is not a language code; give {right}")
+        raise DataError(f"{code!r} is not a language code; give {right}")
     parts = found.groupdict(default="")
     # An extended language subtag names the language itself: zh-yue is yue.
     language = parts["private"] or parts["extended"][-3:] or parts["language"]

@@ -26,6 +26,14 @@ def language_of(code: str) -> str:
     return f"{parsed.language}-Latn" if romanized else parsed.language
 
 
+def check_language(code: str, where: str) -> None:
+    """Raise DataError that names `where` if a code is not a language code."""
+    try:
+        language_of(code)
+    except DataError as error:
+        raise DataError(f"{where} = {error}") from None
+
+
 def tokenizer_language(code: str) -> str:
     """Return the language whose tokenizers apply to a code: "zh" for the other Chinese languages, too.
 
