@@ -33,6 +33,7 @@ REQUIREMENTS = [
     "zstandard>=0.23,<0.26",  # .zst text files
     "sentencepiece>=0.2.2,<0.3",  # training and running the tokenizer
     "sacrebleu>=2.5.1,<2.7",  # BLEU, chrF and TER with signatures
+    "langcodes[data]>=3.5,<4",  # language codes, their scripts and English names (CLDR)
     "rouge-score>=0.1.2,<0.2",  # ROUGE
     "nltk>=3.9.1,<4",  # Cistem, the German stemmer of ROUGE
     "safetensors>=0.8,<0.9",  # weights of public checkpoints

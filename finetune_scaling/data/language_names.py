@@ -3,29 +3,7 @@
 from collections.abc import Mapping
 
 from finetune_scaling.errors import ConfigError, DataError
-from finetune_scaling.metrics.language_codes import LANGUAGE_NAMES, parse_language_code
-
-_SCRIPTS = {
-    "Arab": "Arabic script", "Cyrl": "Cyrillic", "Deva": "Devanagari", "Grek": "Greek script", "Hans": "Simplified",
-    "Hant": "Traditional", "Latn": "Latin script", "Tfng": "Tifinagh",
-}  # fmt: skip
-# Languages that are written in several scripts, and the script that is not named; of all others none is named.
-_USUAL_SCRIPTS = {
-    **dict.fromkeys(("ace", "az", "bjn", "bs", "ha", "knc", "ku", "min", "ms", "nan", "taq", "tk", "uz"), "Latn"),
-    **dict.fromkeys(("ar", "kas", "sd"), "Arab"),
-    **dict.fromkeys(("kk", "ky", "mn", "tg", "tt"), "Cyrl"),
-    **dict.fromkeys(("lzh", "sr", "wuu", "yue", "zh"), ""),
-    "pa": "Guru",
-}
-_REGIONS = {
-    "AR": "Argentina", "AT": "Austria", "AU": "Australia", "BE": "Belgium", "BR": "Brazil", "CA": "Canada",
-    "CH": "Switzerland", "CL": "Chile", "CN": "China", "CO": "Colombia", "DE": "Germany", "EG": "Egypt", "ES": "Spain",
-    "FR": "France", "GB": "United Kingdom", "HK": "Hong Kong", "IE": "Ireland", "IN": "India", "IR": "Iran",
-    "IT": "Italy", "JP": "Japan", "KR": "South Korea", "MO": "Macao", "MX": "Mexico", "NG": "Nigeria",
-    "NL": "Netherlands", "NZ": "New Zealand", "PE": "Peru", "PK": "Pakistan", "PT": "Portugal", "RU": "Russia",
-    "SA": "Saudi Arabia", "SG": "Singapore", "TW": "Taiwan", "UA": "Ukraine", "US": "United States",
-    "ZA": "South Africa", "419": "Latin America",
-}  # fmt: skip
+from finetune_scaling.metrics.language_codes import parse_language_code
 
 
 def language_name(code: str, where: str, given: Mapping[str, str] | None = None) -> str:
@@ -36,22 +14,12 @@ def language_name(code: str, where: str, given: Mapping[str, str] | None = None)
     """
     try:
         parsed = parse_language_code(code)
+        names = {parse_language_code(other): name for other, name in (given or {}).items()}
     except DataError as error:
         raise ConfigError(f"{where} = {error}") from None
-    if given and code in given:
-        return given[code]
-    known = [LANGUAGE_NAMES.get(parsed.language), _script_name(parsed.language, parsed.script)]
-    known.append(_REGIONS.get(parsed.region) if parsed.region else "")
-    if None in known:
+    name = names.get(parsed) or parsed.english_name
+    if name is None:
         raise ConfigError(
-            f"{where} = {code!r} is a language without a known English name; give it, as template.languages = "
-            f"{{{code!r}: 'its name'}}"
+            f"{where} = {code!r} has no known English name; give one, as template.languages = {{{code!r}: 'its name'}}"
         )
-    name, *details = known
-    return f"{name} ({', '.join(filter(None, details))})" if any(details) else str(name)
-
-
-def _script_name(language: str, script: str) -> str | None:
-    """Return the name of a script that distinguishes the language's texts; empty if it does not, None if unknown."""
-    usual = _USUAL_SCRIPTS.get(language)
-    return "" if not script or usual is None or script == usual else _SCRIPTS.get(script)
+    return name

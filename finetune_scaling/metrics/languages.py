@@ -1,15 +1,15 @@
 """Languages of texts, and whether a language is written with spaces between words."""
 
 from finetune_scaling.errors import DataError
-from finetune_scaling.metrics.language_codes import parse_language_code
+from finetune_scaling.metrics.language_codes import LanguageCode, parse_language_code
 
 WRITTEN_WITHOUT_SPACES = ("zh", "ja")
 
-# Thai, Lao, Khmer, Burmese, Tibetan, Dzongkha, Shan: no spaces between words, and characters are not words.
-WITHOUT_TOKENIZER = ("th", "lo", "km", "my", "bo", "dz", "shn")
-
-# Cantonese, Wu, literary Chinese and Southern Min are written in the same characters.
-_WRITTEN_IN_CHINESE = ("zh", "yue", "wuu", "lzh", "nan")
+# Scripts of languages that are written without spaces between words. Those of Thai, Lao, Khmer, Burmese and Tibetan
+# have no tokenizer here, and their characters are not words.
+_CHINESE_SCRIPTS = ("Hani", "Hans", "Hant")
+_WITHOUT_TOKENIZER = ("Thai", "Laoo", "Khmr", "Mymr", "Tibt")
+_WITHOUT_SPACES = (*_CHINESE_SCRIPTS, *_WITHOUT_TOKENIZER, "Jpan", "Hira", "Kana")
 
 
 def language_of(code: str) -> str:
@@ -21,8 +21,7 @@ def language_of(code: str) -> str:
       DataError: `code` is not a language code, e.g. the name "German".
     """
     parsed = parse_language_code(code)
-    without_spaces = (*WRITTEN_WITHOUT_SPACES, *WITHOUT_TOKENIZER, *_WRITTEN_IN_CHINESE)
-    romanized = parsed.script == "Latn" and parsed.language in without_spaces
+    romanized = parsed.script == "Latn" and LanguageCode(parsed.language).likely_script in _WITHOUT_SPACES
     return f"{parsed.language}-Latn" if romanized else parsed.language
 
 
@@ -35,17 +34,22 @@ def check_language(code: str, where: str) -> None:
 
 
 def tokenizer_language(code: str) -> str:
-    """Return the language whose tokenizers apply to a code: "zh" for the other Chinese languages, too.
+    """Return the language whose tokenizers apply to a code: "zh" for all languages in Chinese characters.
 
     Raises the error of `language_of`.
     """
-    language = language_of(code)
-    return "zh" if language in _WRITTEN_IN_CHINESE else language
+    is_chinese = parse_language_code(code).likely_script in _CHINESE_SCRIPTS
+    return "zh" if is_chinese else language_of(code)
+
+
+def has_tokenizer(code: str) -> bool:
+    """Return whether words of texts in a language can be told apart. Raises the error of `language_of`."""
+    return parse_language_code(code).likely_script not in _WITHOUT_TOKENIZER
 
 
 def check_tokenizer(metric: str, language: str) -> None:
     """Raise DataError if a word-based metric is used for a language without a tokenizer."""
-    if tokenizer_language(language) in WITHOUT_TOKENIZER:
+    if not has_tokenizer(language):
         raise DataError(
             f"{metric}: language {language!r} is written without spaces and no tokenizer is available, so a "
             "sentence would count as one word; use --metrics=bleu-char,chrf"

@@ -7,7 +7,7 @@ from typing import Any
 from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.metrics.corpus import Corpus
-from finetune_scaling.metrics.languages import WITHOUT_TOKENIZER, tokenizer_language
+from finetune_scaling.metrics.languages import has_tokenizer
 from finetune_scaling.metrics.learned.metric import ADAPTERS, read_learned_metric
 from finetune_scaling.metrics.metric import Metric
 from finetune_scaling.metrics.question_answering import exact_match, token_f1
@@ -66,7 +66,7 @@ def score_corpus(corpus: Corpus, metrics: Sequence[str | Metric] | None = None) 
 
 def default_metrics(language: str) -> tuple[str, ...]:
     """Return DEFAULT_METRICS, or the metrics that need no tokenizer if the language has none."""
-    return ("bleu-char", "chrf") if tokenizer_language(language) in WITHOUT_TOKENIZER else DEFAULT_METRICS
+    return DEFAULT_METRICS if has_tokenizer(language) else ("bleu-char", "chrf")
 
 
 def find_metric(metric: str | Metric) -> Metric:

@@ -33,17 +33,21 @@ FLORES = re.findall(
         ("pt_PT", "Portuguese (Portugal)"),
         ("zh", "Chinese"),
         ("zho_Hans", "Chinese (Simplified)"),
-        ("zh-Hant-HK", "Chinese (Traditional, Hong Kong)"),
+        ("zh-Hant-HK", "Chinese (Traditional, Hong Kong SAR China)"),
         ("yue_Hant", "Cantonese (Traditional)"),
         ("sr-Cyrl", "Serbian (Cyrillic)"),
-        ("sr-Latn", "Serbian (Latin script)"),
+        ("sr-Latn", "Serbian (Latin)"),
         ("arb_Arab", "Arabic"),
-        ("arb_Latn", "Arabic (Latin script)"),
+        ("arb_Latn", "Arabic (Latin)"),
         ("es-419", "Spanish (Latin America)"),
         ("zh-yue", "Cantonese"),
         ("zh-cmn-Hans-CN", "Chinese (Simplified, China)"),
         ("de-u-co-phonebk", "German"),
         ("A", "A"),
+        ("cs_CZ", "Czech (Czechia)"),
+        ("sr_Latn_RS", "Serbian (Latin, Serbia)"),
+        ("hi-Latn", "Hindi (Latin)"),
+        ("iw", "Hebrew"),
     ],
 )
 def test_codes_have_english_names(code: str, name: str) -> None:
@@ -63,10 +67,10 @@ def test_codes_of_flores_have_distinct_names() -> None:
         ("", "is not a language code"),
         ("de/x", "is not a language code"),
         ("xx", r"template.languages = \{'xx': 'its name'\}"),
-        ("x-klingon", "without a known English name"),
-        ("tlh_Latn", "without a known English name"),
-        ("de-ZZ", "without a known English name"),
-        ("zh-Xxxx", "without a known English name"),
+        ("x-klingon", "has no known English name"),
+        ("en_XX", "has no known English name"),
+        ("de-ZZ", "has no known English name"),
+        ("zh-Xxxx", "has no known English name"),
     ],
 )
 def test_other_codes_are_errors_that_say_how_to_name_them(code: str, message: str) -> None:
@@ -75,9 +79,10 @@ def test_other_codes_are_errors_that_say_how_to_name_them(code: str, message: st
 
 
 def test_a_given_name_replaces_a_known_one() -> None:
-    given = {"tlh_Latn": "Klingon", "de": "Deutsch"}
-    assert language_name("tlh_Latn", "here", given) == "Klingon"
-    assert language_name("de", "here", given) == "Deutsch"
+    given = {"cs_CZ": "Bohemian", "de": "Deutsch"}
+    assert language_name("cs-CZ", "here", given) == "Bohemian"
+    assert language_name("deu_Latn", "here", given) == "Deutsch"
+    assert language_name("de-AT", "here", given) == "German (Austria)"
     assert language_name("x-klingon", "here", {"x-klingon": "Klingon"}) == "Klingon"
     with pytest.raises(ConfigError, match="not a language code"):
         language_name("not a code", "here", {"not a code": "x"})

@@ -137,7 +137,7 @@ def test_config_errors_name_the_field(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"languages": ("en", "goh")}, r"task news: train\[0\]\.target_language = 'goh' is a language without a known"),
+        ({"languages": ("en", "qaa")}, r"task news: train\[0\]\.target_language = 'qaa' has no known English name"),
         ({"languages": ("en", "German")}, r"train\[0\]\.target_language = 'German' is not a language code"),
         ({"languages": ("de", "de")}, r"task news: train\[0\] translates 'de'"),
         ({"kind": "summarization"}, r"a summary is in the language of its document, not en-de"),
