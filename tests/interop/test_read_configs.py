@@ -17,6 +17,7 @@ DOCUMENTED = runpy.run_path(str(TESTS / "documented_rows.py"))["documented_rows"
 YARN = {"rope_type": "yarn", "factor": 4.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA, QWEN, GEMMA, NEOX = "Llama 3.2 1B", "Qwen 2.5 0.5B", "Gemma 2 2B", "Pythia 70M"
+MISTRAL = "Mistral 7B v0.1"
 ABSENT = "(absent)"
 
 # A published model, a field and its values of each row.
@@ -26,15 +27,16 @@ READ = {
         (LLAMA, "head_dim", [ABSENT, None]), (GEMMA, "head_dim", [ABSENT]), (LLAMA, "num_key_value_heads", [None]),
     ],
     "`rope_scaling`, `rope_parameters`, `rope_theta`: default, linear, llama3, yarn": [
-        ("Mistral 7B v0.1", "rope_parameters", [{"rope_theta": 5.0, "rope_type": "default"}]),
+        (MISTRAL, "rope_parameters", [{"rope_theta": 5.0, "rope_type": "default"}]),
         (QWEN, "rope_scaling", [{}, YARN, {**YARN, "mscale": 0.7, "mscale_all_dim": 0.5},
                                 {"type": "linear", "factor": 2.0},
                                 {**LLAMA3, "original_max_position_embeddings": 16}, {**YARN, "rope_theta": 77.0}]),
         (NEOX, "rope_scaling", [{"type": "linear", "factor": 2.0}]), (NEOX, "rotary_emb_base", [77, ABSENT]),
     ],
     "`layer_types`, `sliding_window`, `use_sliding_window`, `max_window_layers`": [
-        (QWEN, "use_sliding_window", [True, ABSENT]), ("Mistral 7B v0.1", "sliding_window", [7, None, ABSENT]),
+        (QWEN, "use_sliding_window", [True, ABSENT]), (MISTRAL, "sliding_window", [7, None, ABSENT]),
         (GEMMA, "layer_types", [ABSENT, ["full_attention"] * 25 + ["sliding_attention"]]),
+        (MISTRAL, "layer_types", [["full_attention"] * 32, ["sliding_attention"] * 31 + ["full_attention"]]),
     ],
     "`hidden_act`, `hidden_activation`": [
         (NEOX, "hidden_act", ["relu", ABSENT]), (GEMMA, "hidden_activation", [ABSENT]), (GEMMA, "hidden_act", ["gelu"]),
@@ -57,6 +59,9 @@ REFUSED = {
         (NEOX, "rope_theta", 123.0, "rope_theta = 123.0 .* rotary_emb_base instead"),
         (LLAMA, "rope_parameters", {"rope_theta": 5.0}, "rope_parameters = "),  # in addition to rope_scaling
         (LLAMA, "partial_rotary_factor", 0.5, "partial_rotary_factor = 0.5"),
+    ],
+    "`original_max_position_embeddings` outside of `rope_scaling` and `rope_parameters`": [
+        (LLAMA, "original_max_position_embeddings", 16, "original_max_position_embeddings = 16 .* Fix: move it into"),
     ],
     "other activations": [(LLAMA, "hidden_act", "gelu_new", "hidden_act = 'gelu_new'")],
     "`is_causal`, unless it is true": [
@@ -100,9 +105,7 @@ def test_field_is_read_as_transformers_reads_it(row, case):
         check(fields)
 
 
-@pytest.mark.parametrize(
-    "name", [LLAMA, QWEN, "Qwen 3 0.6B", GEMMA, "Gemma 3 1B", NEOX, "Mistral 7B v0.1", "OLMo 2 1B"]
-)
+@pytest.mark.parametrize("name", [LLAMA, QWEN, "Qwen 3 0.6B", GEMMA, "Gemma 3 1B", NEOX, MISTRAL, "OLMo 2 1B"])
 def test_every_field_may_be_absent_or_null(name):
     """Where transformers or we refuse the config, there is nothing to compare."""
     compared = 0

@@ -47,6 +47,8 @@ def read_rope_group(fields: Fields, group: Fields | None, theta: float) -> dict[
     longest = fields.integer("max_position_embeddings")
     if group is None:
         return {"rope_theta": fields.number("rope_theta", theta)}
+    if (outer := fields.get(_ORIGINAL)) not in (None, group.get(_ORIGINAL)):
+        raise fields.unsupported(_ORIGINAL, outer, "Fix: move it into the object with rope_type.")
     given = group if group.get("rope_theta") is not None else fields
     return {"rope_theta": given.number("rope_theta", theta), "rope_scaling": _scaling(group, longest)}
 
