@@ -101,6 +101,11 @@ def several(folder):
         (folder / name).rename(folder / "german" / name)
 
 
+def with_trained_embedding(folder):
+    fields(modules_to_save=["embed_tokens"])(folder)
+    tensors(lambda content: {**content, EMBEDDING: torch.zeros(300, 24)})(folder)
+
+
 def unset(name, value):
     return (fields(**{name: value}), f"{CONFIG}: {name} = .* is not supported")
 
@@ -118,6 +123,7 @@ REFUSED = {
     "`modules_to_save`, `trainable_token_indices`, `target_parameters`": [
         unset("modules_to_save", ["embed_tokens"]), unset("trainable_token_indices", [3]),
         unset("target_parameters", ["a.b"]),
+        (with_trained_embedding, f"{CONFIG}: modules_to_save = .* is not supported"),
     ],
     "`bias` = all or lora_only, `lora_bias`": [
         unset("bias", "all"), unset("bias", "lora_only"), unset("lora_bias", True),

@@ -16,6 +16,8 @@ def without_saved_embeddings(adapter: PeftAdapter, match: FamilyMatch, base: Str
 
     Raises CheckpointError where they differ from the base's, as after training or resizing them.
     """
+    if adapter.fields.get("modules_to_save"):
+        return adapter  # the reader of its method refuses this field
     tensors = dict(adapter.tensors)
     for tensor in match.family.tensors(dataclasses.replace(match.config, tied_head=False)):
         saved = tensors.pop(f"{PREFIX}{tensor.name}", None) if tensor.path in ("embedding", "head") else None
