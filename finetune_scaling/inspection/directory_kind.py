@@ -8,7 +8,14 @@ from finetune_scaling.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE
 from finetune_scaling.errors import WorkdirError
 from finetune_scaling.files import Location, call_with_timeout, disk_errors, location
 from finetune_scaling.laws.points.text import POINTS
-from finetune_scaling.runs.run_directory import CONFIG, RunDirectory, is_public_model, public_model_error
+from finetune_scaling.runs.run_directory import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    RunDirectory,
+    adapter_error,
+    is_public_model,
+    public_model_error,
+)
 
 Kind = Literal["study", "run", "public model", "checkpoint", "corpus", "tokenizer", "tables"]
 
@@ -44,6 +51,8 @@ def directory_kind(where: Location) -> Kind:
         if is_public_model(where):
             return "public model"
         return "study" if "families" in RunDirectory(where).config else "run"
+    if ADAPTER_CONFIG in names:
+        raise adapter_error(where)
     if {"state", "facts"} <= names:
         return "checkpoint"
     kinds: dict[str, Kind] = {SETTINGS: "corpus", MODEL_FILE: "tokenizer", POINTS: "tables"}

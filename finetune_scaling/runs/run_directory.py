@@ -89,7 +89,7 @@ class RunDirectory:
         """The config that the run was started with. Raises WorkdirError if this is not a run directory."""
         if not (self.path / CONFIG).exists():
             if (self.path / ADAPTER_CONFIG).exists():
-                raise _adapter_error(self.path)
+                raise adapter_error(self.path)
             raise WorkdirError(
                 f"{self.path}: not the directory of a run (it has no {CONFIG}). Fix: give a run directory"
             )
@@ -220,7 +220,8 @@ def _with_prompt_attention(config: Mapping[str, Any], *, attends_to_input: bool)
     return fields
 
 
-def _adapter_error(directory: Location) -> WorkdirError:
+def adapter_error(directory: Location) -> WorkdirError:
+    """Return the error about a PEFT adapter where a run is needed."""
     return WorkdirError(
         f"{directory}: is a PEFT adapter, not a run. Fix: convert it with `python -m finetune_scaling.convert "
         f"--from-peft={directory} --base=RUN --out=DIR`, and give DIR"

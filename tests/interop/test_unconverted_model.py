@@ -9,6 +9,7 @@ from finetune_scaling.errors import UserError
 from finetune_scaling.inspection.directory import inspect
 from finetune_scaling.interop.peft.adapter_import import AdapterImport, import_adapter
 from finetune_scaling.interop.run_export import RunExport, export_run
+from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.planning.workload import planned_model
 from finetune_scaling.reading.run import load_run
 from finetune_scaling.runs.model_loading import find_run, load_base
@@ -40,9 +41,13 @@ def public(tmp_path_factory):
         lambda public, out: export_run(RunExport(str(public), model=str(out))),
         lambda public, out: import_adapter(AdapterImport(str(public), str(public), str(out))),
         lambda public, _: RunDirectory(public).write_config({"name": "mine"}),
+        lambda public, _: read_points(public),
     ],
-    ids=["base", "run", "load_run", "inspect", "configs/run.py", "plan", "export", "base of an adapter", "workdir"],
-)
+    ids=[
+        "base", "run", "load_run", "inspect", "configs/run.py", "plan", "export", "base of an adapter", "workdir",
+        "points",
+    ],
+)  # fmt: skip
 def test_message_has_the_command(public, use, tmp_path):
     before = (public / "config.json").read_text()
     with pytest.raises(UserError, match=f"is a public model, not a run. Fix: .*--from-hf={public} --out=DIR"):
@@ -51,7 +56,8 @@ def test_message_has_the_command(public, use, tmp_path):
     assert (public / "config.json").read_text() == before
 
 
-def test_an_adapter_as_a_base_gets_the_command_that_converts_it(tmp_path):
+@pytest.mark.parametrize("use", [load_base, load_run, inspect])
+def test_an_adapter_where_a_run_is_needed_gets_the_command_that_converts_it(use, tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(UserError, match=f"is a PEFT adapter, not a run. Fix: .*--from-peft={tmp_path} --base=RUN"):
-        load_base(tmp_path)
+        use(tmp_path)

@@ -15,6 +15,7 @@ from finetune_scaling.configuration import suggestion
 from finetune_scaling.errors import DataError, EmptyTableError
 from finetune_scaling.files import Location, disk_errors, location
 from finetune_scaling.messages import first_names
+from finetune_scaling.runs.run_directory import CONFIG, is_public_model, public_model_error
 from finetune_scaling.strict_json import check_json_lines
 from finetune_scaling.text_lines import check_start, is_blank, parse_json_line, strip_blank
 
@@ -125,7 +126,9 @@ def _find_file(path: Location) -> Location:
         return path
     if (path / POINTS).is_file():
         return path / POINTS
-    if (path / "config.json").is_file():
+    if is_public_model(path):
+        raise public_model_error(path)
+    if (path / CONFIG).is_file():
         raise DataError(
             f"{path}: its study has written no {POINTS} yet; python -m finetune_scaling.study --config=... "
             f"--workdir={path} writes it, also for a part of the runs with --index and --of"
