@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 BYTE_ORDER_MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _NO_TEXT = {b"\0": ("NUL (U+0000)", "000"), b"\x1a": ("Ctrl-Z (U+001A)", "032")}  # name and octal number
+_ESCAPES = re.compile(rb"(\\+)u00(00|1[aA])")  # in JSON, of the same characters
 # Whitespace, the blank of Braille, and Default_Ignorable_Code_Point of Unicode: marks of direction, joiners, fillers,
 # and variation selectors, which stay when texts are copied from web pages.
 _BLANK = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u2800\u00ad\u034f\u061c" + "".join(
@@ -65,6 +66,18 @@ def check_text(data: bytes, path: str | os.PathLike) -> None:
             path,
             _line(data, found.start()),
         )
+
+
+def check_escapes(data: bytes, path: str | os.PathLike) -> None:
+    """Raise DataError if a JSON text has an escape of a character that no text has."""
+    for match in _ESCAPES.finditer(data):
+        if len(match[1]) % 2:  # else the backslash is escaped itself
+            name, _ = _NO_TEXT[bytes([int(match[2], 16)])]
+            escape = rf"\\u00{match[2].decode()}"
+            raise DataError(
+                f"{path}, line {_line(data, match.start())}: has the character {name} as an escape; remove it, e.g. "
+                f"with `sed 's/{escape}//g' {path} > cleaned`"
+            )
 
 
 def _line(data: bytes, position: int) -> int:

@@ -28,6 +28,7 @@ ROWS = [
     {"en": "one\fpage\x85\r", "de": "x"},
 ]
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\x1a"))
 TSV = b"en\tde\nA house.\tEin Haus.\nYes\tJa\n"
 
 
@@ -102,7 +103,7 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", JSONL + b'{"en": "x", "de": "\xff"}\n', r"a\.jsonl, line 4, byte 20: not UTF-8"),
         ("a.jsonl", JSONL + b'{"en": "x"}\n', r"a\.jsonl, line 4: no field 'de'"),
         ("a.jsonl", JSONL + b'{"en": "x", "dee": "y"}\n', r"line 4: no field 'de'; did you mean 'dee'"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' must be text, not None"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": null}\n', r"line 4: field 'de' is empty or null; .*on_empty"),
         ("a.jsonl", JSONL + b'{"en": "x", "de": 3}\n', r"line 4: field 'de' must be text, not 3"),
         (
             "a.jsonl",
@@ -118,13 +119,14 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.jsonl", json.dumps(ROWS).encode(), r"a\.jsonl is one JSON array, not .*`jq -c '\.\[\]'"),
         ("a.jsonl", json.dumps(ROWS, indent=1).encode(), r"a\.jsonl is one JSON array, not JSON Lines"),
         ("a.jsonl", json.dumps(ROWS[0], indent=1).encode(), r"a\.jsonl is JSON over several lines.*`jq -c '\.'"),
-        ("a.jsonl", JSONL + b'{"en": "", "de": "y"}\n', r"line 4: field 'en' is empty; fix or .*on_empty"),
-        ("a.jsonl", JSONL + b'{"en": "x", "de": " \\u2003"}\n', r"line 4: field 'de' is empty; fix or"),
-        ("a.tsv", TSV + b"a\t\n", r"a\.tsv, line 4: field 'de' is empty; fix or"),
+        ("a.jsonl", JSONL + b'{"en": "", "de": "y"}\n', r"line 4: field 'en' is empty or null; fix or .*on_empty"),
+        ("a.jsonl", JSONL + b'{"en": "x", "de": " \\u2003"}\n', r"line 4: field 'de' is empty or null; fix or"),
+        ("a.tsv", TSV + b"a\t\n", r"a\.tsv, line 4: field 'de' is empty or null; fix or"),
         ("a.tsv", TSV[:-1] + TSV, r"a\.tsv, line 3: 3 columns, expected 2 .*joining files"),
         ("a.tsv", TSV + TSV, r"a\.tsv, line 4 has the names of the columns"),
+        ("a.tsv", TSV + b"DE\ten\n", r"a\.tsv, line 4 has the names of the columns.* the order en, de"),
         ("a.tsv", TSV + b"\xef\xbb\xbfa\tb\n", r"a\.tsv, line 4 begins with a byte order mark"),
-        ("a.jsonl", '{"en": "\u200b ", "de": "y"}'.encode(), r"line 1: field 'en' is empty; fix or"),
+        ("a.jsonl", '{"en": "\u200b ", "de": "y"}'.encode(), r"line 1: field 'en' is empty or null; fix or"),
         ("a.jsonl", b'{"t": {"en": "x", "de": "y"}}', r"line 1: no field 'en'; did you mean 't\.en'"),
         ("a.jsonl", b"\xef\xbb\xbf\n", r"a\.jsonl is empty; download"),
         ("a.jsonl", JSONL.decode().encode("utf-16"), r"a\.jsonl is not a text file in UTF-8: it is UTF-16"),
@@ -133,6 +135,8 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.tsv", TSV.replace(b"\n", b"\r"), r"a\.tsv: carriage returns end its lines"),
         ("a.tsv", TSV + b"a\tb\0\n", r"a\.tsv, line 4: has the character NUL"),
         ("a.tsv", TSV + b"\x1a", r"a\.tsv, line 4: has the character Ctrl-Z"),
+        ("a.jsonl", JSONL + b'{"en": "a\\\\\\u0000b", "de": "y"}', r"a\.jsonl, line 4: has the character NUL"),
+        ("a.jsonl", JSONL + b'{"en": "\\u001A", "de": "y"}', r"a\.jsonl, line 4: has the character Ctrl-Z .*u001A//g"),
         ("a.jsonl", JSONL + b"\x1a\r\n", r"a\.jsonl, line 4: has the character Ctrl-Z"),
         ("a.tsv", TSV + "a\t\u2800\u200e \n".encode(), r"a\.tsv, line 4: field 'de' is empty"),
         ("a.jsonl", json.dumps({"data": ROWS}).encode(), r"line 1: no field 'en', but a list of objects in 'data'"),
@@ -144,6 +148,8 @@ def test_byte_order_mark_and_carriage_returns(tmp_path):
         ("a.tsv", TSV + b"a\tb\tc\n", r"a\.tsv, line 4: 3 columns, expected 2"),
         ("a.tsv", TSV + b"a\t\xc3\n", r"a\.tsv, line 4, byte 3: not UTF-8"),
         ("a.tsv", b"en\tger\nx\ty\n", r"a\.tsv, line 1: no column 'de' in the first line"),
+        ("a.tsv", b'"en", de\nx,y\n', r"a\.tsv is comma-separated.*pandas\.read_csv"),
+        ("a.csv.gz", b"", r"a\.csv\.gz is comma-separated.*pandas\.read_csv"),
         ("a.tsv", b"en\tde\n", r"a\.tsv has no line after its header"),
     ],
 )
@@ -151,6 +157,11 @@ def test_invalid_lines_are_an_error(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         open_source(FilesSource(name, data_dir=str(tmp_path)), ("en", "de"))
+
+
+def test_an_escaped_backslash_is_no_escape_of_nul(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"en": "\\\\u0000"}')
+    assert open_source(FilesSource(str(tmp_path / "a.jsonl")), ("en",))[0] == {"en": r"\u0000"}
 
 
 def test_a_missing_file_a_directory_and_an_unknown_format(tmp_path):
@@ -199,7 +210,7 @@ def test_fields_with_two_readings_or_none_raise(record, message):
 
 def test_records_with_an_empty_text_are_dropped_and_counted_when_asked(tmp_path, caplog):
     path = tmp_path / "a.jsonl"
-    rows = [{"en": "x", "de": "y"}, {"en": " ", "de": "y"}, {"en": "x", "de": ""}, {"en": "v", "de": "w"}]
+    rows = [{"en": "x", "de": "y"}, {"en": " ", "de": "y"}, {"en": "x", "de": None}, {"en": "v", "de": "w"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     records = open_source(FilesSource(str(path), on_empty="drop"), ("en", "de"))
     assert list(records) == [rows[0], rows[3]]
@@ -234,7 +245,7 @@ def test_records_can_be_pickled(tmp_path):
 
 
 @settings(deadline=None)
-@given(st.lists(st.dictionaries(st.text(), st.text(), min_size=1), min_size=1), st.booleans())
+@given(st.lists(st.dictionaries(TEXTS, TEXTS, min_size=1), min_size=1), st.booleans())
 def test_any_text_is_read_unchanged(tmp_path_factory, rows, ascii_only):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     lines = [json.dumps(row, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass") for row in rows]

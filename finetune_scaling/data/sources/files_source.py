@@ -17,7 +17,7 @@ from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.paths import UserPath
 from finetune_scaling.strict_json import JsonError, check_json_lines
-from finetune_scaling.text_lines import check_start, check_text, decode_line, is_blank, parse_json_line
+from finetune_scaling.text_lines import check_escapes, check_start, check_text, decode_line, is_blank, parse_json_line
 
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv"}
 
@@ -77,9 +77,19 @@ def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Records:
 
 def _format_of(path: str) -> str:
     suffix = os.path.splitext(without_compression_suffix(path))[1]
+    if suffix == ".csv":
+        raise _csv_error(path)
     if suffix not in _FORMATS:
         raise ConfigError(f"{path}: the format is not known by the suffix; set format to 'jsonl' or 'tsv'")
     return _FORMATS[suffix]
+
+
+def _csv_error(path: str) -> DataError:
+    return DataError(
+        f'{path} is comma-separated, which is not read; convert it, for example with `python -c "import pandas; '
+        f"pandas.read_csv('{path}', dtype=str, keep_default_na=False).to_json('converted.jsonl', orient='records', "
+        'lines=True, force_ascii=False)"`'
+    )
 
 
 def _line_offsets(data: bytes) -> np.ndarray:
@@ -89,6 +99,7 @@ def _line_offsets(data: bytes) -> np.ndarray:
 
 
 def _open_json(path: str, data: bytes) -> Lines:
+    check_escapes(data, path)
     first_line = data.lstrip().split(b"\n", 1)[0]
     try:
         check_json_lines(path, first_line.decode(errors="replace"))
@@ -104,6 +115,8 @@ def _open_tsv(path: str, data: bytes, columns: tuple[str, ...], fields: Sequence
         raise DataError(f"{path}, line 1: column {repeated[0]!r} occurs twice; rename or remove one")
     for field in fields:
         if field not in names:
+            if len(names) == 1 and field in (name.strip('" ') for name in names[0].split(",")):
+                raise _csv_error(path)
             where = "in the config's columns" if columns else "in the first line; if that is not a header, set columns"
             raise DataError(f"{path}, line 1: no column {field!r} {where}{suggestion(field, names)}")
     if not columns and b"\n" not in data:
@@ -121,9 +134,10 @@ def _parse_tsv(names: tuple[str, ...], text: str, where: str) -> Record:
             f"{where}: {len(cells)} columns, expected {len(names)} ({', '.join(names)}); replace tabs inside texts by "
             "spaces, and separate lines that joining files without a last line feed has merged"
         )
-    if tuple(cells) == names:
+    if sorted(map(str.casefold, cells)) == sorted(map(str.casefold, names)):
+        reorder = "" if tuple(cells) == names else f" and give the columns below it the order {', '.join(names)}"
         raise DataError(
-            f"{where} has the names of the columns, as where files with headers were joined; remove the line (if the "
-            "file has a header, omit the source's columns)"
+            f"{where} has the names of the columns, as where files with headers were joined; remove the line{reorder} "
+            "(if the file has a header, omit the source's columns)"
         )
     return dict(zip(names, cells, strict=True))

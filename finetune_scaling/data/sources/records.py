@@ -65,15 +65,17 @@ def text_field(record: Mapping[str, Any], field: str, where: str) -> str:
     text = _any_text(record, field, where)
     if is_blank(text):
         raise DataError(
-            f"{where}: field {field!r} is empty; fix or remove that record, or set the source's field on_empty to "
-            "'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
+            f"{where}: field {field!r} is empty or null; fix or remove that record, or set the source's field "
+            "on_empty to 'drop' to leave out such records (--config.task.sources.on_empty=drop for a task)"
         )
     return text
 
 
 def _any_text(record: Mapping[str, Any], field: str, where: str) -> str:
-    """Return the text in `field` of a record, which may be blank."""
+    """Return the text in `field` of a record, which may be blank; null is an empty text."""
     value = _value(record, field, where)
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} must be text, not {value!r:.40}; convert or remove that record")
     try:
