@@ -49,6 +49,12 @@ def test_a_finetuning_config_without_a_size_is_for_any_causal_base(path):
     assert not run_config.sequence.bidirectional_input
 
 
+def test_own_data_without_an_argument_is_for_the_given_base(read_command_line):
+    config = read_command_line(f"--config={ROOT}/configs/finetune/jsonl.py", "--config.base.run=runs/mine")
+    run_config = read_run_config(config)
+    assert (run_config.name, run_config.tokenizer, run_config.method["name"]) == ("", "", "lora")
+
+
 def pretraining_of(base: str) -> tuple[RunConfig, str]:
     """The shipped pretraining whose base a finetuning config names by default, and its config's argument but the size.
 

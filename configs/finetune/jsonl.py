@@ -1,7 +1,7 @@
 """Finetune on your JSONL files; copy this file and change the task.
 
-Argument: method, as in jsonl.py:lora with the base --config.base.run=DIR, for example a converted public model; or size
-and method, as in jsonl.py:800k,lora, for a base that configs/pretrain/debian.py pretrained.
+Argument: method (default: lora), as in jsonl.py:lora with the base --config.base.run=DIR, for example a converted
+public model; or size and method, as in jsonl.py:800k,lora, for a base that configs/pretrain/debian.py pretrained.
 --config.task.sources.data_dir=DIR is the directory of train.jsonl, dev.jsonl and test.jsonl, whose lines are objects
 such as {"en": "a house", "de": "ein Haus"}.
 """
@@ -12,7 +12,7 @@ from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.runs.config_template import set_base, short_finetuning_template, size_and_method
 
 
-def get_config(argument: str = "800k,lora") -> ConfigDict:
+def get_config(argument: str = "lora") -> ConfigDict:
     size, method = size_and_method(argument)
     config = short_finetuning_template("jsonl", method)
     config.name = "" if size is None else f"jsonl {size} {method}"

@@ -287,7 +287,7 @@ def _check_tokenizer(
     elif digest != tokenizer.digest:
         raise CheckpointError(
             f"the base {base_name} was pretrained with another tokenizer than {tokenizer_name}. Fix: give the base's "
-            f"own (digest {digest[:12]}...)"
+            f"own (digest {digest[:12]}...), or '', as configs/finetune/FILE.py:METHOD does for any --config.base.run"
         )
 
 

@@ -71,7 +71,7 @@ def other_tokenizer(tiny_runs, tmp_path_factory) -> Path:
         ("pretrain", {"model": {"name": "31k"}}, ConfigError, "model.name = '31k' is unknown; did you mean '30k'"),
         ("full", {"finetune_examples": 61}, DataError, "finetune_examples = 61, but the data has 60"),
         ("prompt", {"method": {"length": 33}}, ConfigError, "65 tokens with a soft prompt of 33, more than.*= 64"),
-        ("full", {"tokenizer": "/nowhere"}, DataError, "/nowhere: no such tokenizer"),
+        ("full", {"tokenizer": "/nowhere"}, DataError, "/nowhere: no such tokenizer; .*FILE.py:METHOD"),
         ("full", {"base": {"run": "/nowhere"}}, CheckpointError, "/nowhere: not the directory of a run"),
         ("full", {"base": {"step": 7}}, CheckpointError, r"no checkpoint of step 7"),
         ("full", {"model": {"layers": 2}}, CheckpointError, "model.layers differs from the base's"),

@@ -103,7 +103,10 @@ def load_sentencepiece_tokenizer(path: str | os.PathLike) -> SentencePieceTokeni
         if file.is_dir():
             file = file / MODEL_FILE
         if not file.is_file():
-            raise DataError(f"{file}: no such tokenizer; make one with `python -m finetune_scaling.prepare tokenizer`")
+            raise DataError(
+                f"{file}: no such tokenizer; make one with `python -m finetune_scaling.prepare tokenizer`, or set "
+                "tokenizer to '' for the base's own, as configs/finetune/FILE.py:METHOD does for any --config.base.run"
+            )
         record = file.with_name(RECORD_FILE)
         if file.name == MODEL_FILE and record.is_file() and read_json(record).get("digest") != sha256(file):
             raise DataError(f"{file}: its digest differs from the one in {RECORD_FILE}; make the tokenizer again")
