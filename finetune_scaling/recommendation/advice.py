@@ -77,6 +77,7 @@ class Advice:
         found = []
         for method, rows in self.candidates.rows.items():
             own = rows[rows["factor"].isin(FACTORS)]
+            own = rows if own.empty else own  # a sweep of learning rates only
             distances = (np.log(own["finetune_examples"]) - np.log(self.candidates.question.examples)).abs()
             nearest = own[distances <= distances.min() + 1e-9]
             if len(nearest):

@@ -57,7 +57,7 @@ def _best_method_lines(analysis: Analysis, task: str) -> Iterator[str]:
     if analysis.rows(task)["method"].nunique() < 2:
         return
     if best.empty:
-        yield f"{task}: no setting was measured with two methods of different loss."
+        yield f"{task}: no model size and dataset size was measured with two methods of different loss."
         return
     parts = []
     for method, own in best.sort_values("finetune_examples").groupby("method", sort=False)["finetune_examples"]:

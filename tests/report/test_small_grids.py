@@ -41,8 +41,8 @@ SMALL = {
     "one data size": (grid((1e6, 1e7), (100,)), "needs 2 dataset sizes to fit; there is 1"),
     "held out": (grid((1e6,), (100, 300), held_out=1), "there are 0 and 1 held out"),
     "budget": (grid((1e6,), (100, 300), stopped_by="budget"), "2 runs stopped at the budget"),
-    "equal losses": (grid((1e6, 1e7), (100, 300)).assign(loss=1.0), "all losses to fit are the same"),
-    "learning rates": (grid((1e6,), (100, 300), factor="learning_rate"), "no setting varies the model size"),
+    "equal losses": (grid((1e6, 1e7), (100, 300)).assign(loss=1.0), "needs different losses to fit"),
+    "learning rates": (grid((1e6,), (100, 300), factor="learning_rate"), "needs settings that vary the model size"),
 }
 
 
@@ -53,6 +53,7 @@ def test_grids_without_any_law_are_analysed_with_reasons(name: str) -> None:
     assert (found.fits, found.laws, found.critical_sizes, found.selections) == ({}, (), [], {})
     assert any(reason in line for line in point_warnings(found))
     assert {one.law for one in found.skipped} >= {"multiplicative", "additive"}
+    assert all(one.reason.startswith("needs ") for one in found.skipped)  # sentences continue "the law" with it
     varied = rows["x"].nunique() > 1 and rows["finetune_examples"].nunique() > 1
     assert [claim.name for claim in found.claims] == ["pet_prefers_model_and_pretraining"] * varied
     assert any(line.startswith("No law over model size") for line in summary(found))
@@ -96,3 +97,12 @@ def test_fitted_laws_may_be_none() -> None:
     assert fitted.parameters.empty
     assert list(fitted.parameters)[:4] == ["task", "method", "law", "parameter"]
     assert len(fitted.figure().axes) == 1
+
+
+def test_a_sweep_of_learning_rates_is_measured_at_no_model_size() -> None:
+    rows = grid((1e6, 2e6), (100, 300), "full", "lora")
+    rows = rows.assign(factor="learning_rate", x=rows["x"] / 1e9)
+    assert not any("no setting was measured" in line for line in summary(analysed(rows)))
+    advice = fit(read_points(rows), resampling=FEW).recommend(100)
+    assert [(row["method"], row["x"]) for row in advice.measured] == [("lora", 2e-3), ("full", 2e-3)]
+    assert "LoRA, learning rate 0.002, 100 examples" in str(advice)

@@ -20,7 +20,7 @@ JACKKNIFE_LEVELS = 3  # of a factor, of which one can be left out
 
 @dataclass(frozen=True)
 class SkippedFit:
-    """A law or a factor that was not fitted, and why."""
+    """A law or a factor that was not fitted, and why: `reason` continues a sentence whose subject is the law."""
 
     task: str
     method: str
@@ -54,7 +54,7 @@ def joint_grid(law: Law, rows: pd.DataFrame) -> JointGrid:
         if factor not in factors
     ]
     if not factors:
-        none = () if left_out else ("no setting varies the model size, the pretraining tokens or the PET size",)
+        none = () if left_out else ("needs settings that vary the model size, the pretraining tokens or the PET size; there are none",)
         return JointGrid((), (), (), (*left_out, *none))
     lacking = _needs_of_first_stage(law, rows[rows["factor"].isin(first)], first)
     return JointGrid(factors, first, tuple(left_out), tuple(lacking))

@@ -52,7 +52,7 @@ def fit_joint(
     task, method = rows["task"].iloc[0], rows["method"].iloc[0]
     grid, fitted = joint_grid(law, rows), rows[rows["factor"].isin(FACTORS) & ~rows["held_out"]]
     same = not grid.lacking and fitted.loc[fitted["factor"].isin(grid.first), "loss"].nunique() < 2
-    constant = ("all losses to fit are the same, so they determine no exponent",) if same else ()
+    constant = ("needs different losses to fit; all are the same",) if same else ()
     skipped = [SkippedFit(task, method, law.name, one) for one in (*grid.left_out, *grid.lacking, *constant)]
     if grid.lacking or constant:
         return None, skipped
