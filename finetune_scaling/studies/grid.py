@@ -215,6 +215,11 @@ class StudyConfig:
         check_file_names(self.tasks, "tasks")
         for name, task in self.tasks.items():
             choose(self.families, task.family, f"tasks.{name}.family")
+        if idle := sorted({*self.tasks} - {setting.task for setting in settings(self)}):
+            raise ConfigError(
+                f"tasks.{idle[0]}.methods have no runs: their factors vary nothing, and they have no learning_rates. "
+                "Fix: add the factor model or learning rates to a method, or remove the task"
+            )
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:
             raise ConfigError(f"seeds = {list(self.seeds)} must be at least one, distinct and not negative")
 

@@ -5,7 +5,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from finetune_scaling.configuration import merge
@@ -56,6 +56,7 @@ def studies(draw) -> StudyConfig:
         if METHODS[name].size_field is not None:
             pets = draw(SUBSETS)
             methods[name] |= {"pet_size": pets[0], "pet_sizes": pets, "held_out_pet_sizes": pets[1:2]}
+    assume(any("pet_size" in grid or grid["factors"] != ("pet",) for grid in methods.values()))
     return read_study(
         study(
             sizes,
@@ -155,6 +156,8 @@ def test_x_is_the_raw_count_of_the_factor():
             "config.tasks.t.methods.full: methods.factors: 'modell' is not among",
         ),
         ({"tasks": {"t": {"methods": {"full": {"held_out_examples": (3,)}}}}}, "held_out_examples: 3 is not among"),
+        ({"tasks": {"t": {"methods": {"full": {"factors": ()}}}}}, r"tasks\.t\.methods have no runs"),
+        ({"tasks": {"t": {"methods": {"full": {"factors": ("pet",)}}}}}, r"tasks\.t\.methods have no runs"),
         ({"seeds": (1, 1)}, "seeds = .* distinct"),
         ({"seeds": ()}, "seeds = .* at least one"),
         ({"seed": (1,)}, "config.seed is not a field of config; did you mean 'seeds'"),
