@@ -27,14 +27,12 @@ from finetune_scaling.analysis.model_selection import Selection, select_joint_la
 from finetune_scaling.analysis.pretraining import PretrainingFit, fit_pretraining
 from finetune_scaling.laws.fitting.fitted_law import FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.fitting.requirements import SkippedFit, why_no_curve
+from finetune_scaling.laws.fitting.requirements import SHARED_FACTORS, SkippedFit, why_no_curve
 from finetune_scaling.laws.forms.declared import Law
 from finetune_scaling.laws.forms.library import SINGLE
 from finetune_scaling.laws.points.columns import lower_is_better
 from finetune_scaling.laws.points.table import PointsTable
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
-
-SHARED_FACTORS = ("model", "pretrain")  # their values mean the same for every method, unlike PET sizes
 
 
 @dataclass(frozen=True, kw_only=True)

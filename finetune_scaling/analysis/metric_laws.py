@@ -16,6 +16,7 @@ from scipy import stats
 from finetune_scaling.laws.fitting.fitted_law import WIDE, FittedLaw
 from finetune_scaling.laws.fitting.huber_fit import FitPoints, FitProblem, FitSettings, multistart_fit
 from finetune_scaling.laws.fitting.one_stage import fit_law
+from finetune_scaling.laws.fitting.requirements import why_no_metric_law
 from finetune_scaling.laws.forms.declared import Law, ParameterLayout, predict
 from finetune_scaling.laws.forms.library import EXPONENTIAL, SIGMOID
 from finetune_scaling.laws.points.table import PointsTable
@@ -23,8 +24,6 @@ from finetune_scaling.laws.points.table import PointsTable
 METRIC_LAWS = (EXPONENTIAL, SIGMOID)
 MIN_R_SQUARED = 0.8
 SIGNIFICANCE = 0.1
-MIN_SETTINGS = 8  # settings to fit; three parameters then leave five degrees of freedom
-MIN_LEVELS = 3  # dataset sizes, to leave one out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +116,7 @@ def fit_metric(rows: pd.DataFrame, metric: str) -> MetricFinding:
     rows = rows.dropna(subset=["loss", metric]).drop_duplicates(["finetune_examples", "loss", metric])
     fitted = rows[~rows["held_out"]]
     key = (task, method, metric, len(fitted))
-    levels = fitted["finetune_examples"].nunique()
-    if len(fitted) < MIN_SETTINGS or levels < MIN_LEVELS:
-        few = f"{len(fitted)} settings with {levels} numbers of examples, {MIN_SETTINGS} with {MIN_LEVELS} are needed"
+    if few := why_no_metric_law(fitted):
         return MetricFinding(*key, (), few)
     if np.ptp(fitted[metric]) == 0:
         return MetricFinding(*key, (), f"all settings have the same {metric}")

@@ -4,29 +4,47 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from finetune_scaling.laws.fitting.requirements import few_levels, joint_grid, unfittable
+from finetune_scaling.configuration import merge
+from finetune_scaling.laws.fitting.requirements import (
+    few_levels,
+    joint_grid,
+    unfittable,
+    why_no_crossings,
+    why_no_metric_law,
+)
 from finetune_scaling.laws.forms.library import ADDITIVE, MULTIPLICATIVE
-from finetune_scaling.laws.points.columns import FACTORS
-from finetune_scaling.studies.grid import StudyConfig, held_out, settings
+from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR
+from finetune_scaling.studies.grid import Setting, StudyConfig, held_out, settings
 
 LAWS = (MULTIPLICATIVE, ADDITIVE)
 
 
 def settings_table(study: StudyConfig) -> pd.DataFrame:
-    """Return one row for every setting and factor, as a table of points has them; x of a model is its size's name."""
+    """Return one row for every setting and factor, as a table of points has them; x of a model is its size's name.
+
+    setting: its number, which the factors that share it have in common; generates: whether metrics are measured.
+    """
+    levels = {"model": "size", "pretrain": "tokens", "pet": "pet_size", SENSITIVITY_FACTOR: "learning_rate"}
     return pd.DataFrame(
         {
             "task": s.task,
             "method": s.method,
             "factor": factor,
-            "x": {"model": s.size, "pretrain": s.tokens, "pet": s.pet_size}[factor],
+            "x": getattr(s, levels[factor]),
             "finetune_examples": s.finetune_examples,
             "held_out": held_out(study, s),
+            "setting": number,
+            "generates": _generates(study, s),
         }
-        for s in settings(study)
+        for number, s in enumerate(settings(study))
         for factor in s.factors
-        if factor in FACTORS
     )
+
+
+def _generates(study: StudyConfig, setting: Setting) -> bool:
+    task = study.tasks[setting.task]
+    fields = merge(task.finetune, task.methods[setting.method].config)
+    return (fields.get("evaluation") or {}).get("generate_examples", 0) != 0
 
 
 def grid_limits(study: StudyConfig) -> list[str]:
@@ -34,14 +52,16 @@ def grid_limits(study: StudyConfig) -> list[str]:
 
     Findings about factors that no method varies are left out, as in the report.
     """
-    table = settings_table(study)
-    if table.empty:
-        return ["no law is fitted: no method varies model size, pretraining tokens or PET size"]
-    return [
-        line
-        for task, rows in table.groupby("task", sort=False)
-        for line in (*_laws(str(task), rows), *_exponents(str(task), rows), *_findings(str(task), rows))
-    ]
+    tasks = settings_table(study).groupby("task", sort=False)
+    return [line for task, rows in tasks for line in _limits(str(task), rows)]
+
+
+def _limits(task: str, rows: pd.DataFrame) -> Iterator[str]:
+    if rows["factor"].isin(FACTORS).any():
+        yield from (*_laws(task, rows), *_exponents(task, rows), *_findings(task, rows))
+    else:
+        yield f"{task}: no law of the loss and no finding from laws, since only learning rates are varied"
+    yield from _metric_laws(task, rows[rows["generates"]].drop_duplicates("setting"))
 
 
 def _laws(task: str, rows: pd.DataFrame) -> Iterator[str]:
@@ -65,13 +85,22 @@ def _exponents(task: str, rows: pd.DataFrame) -> Iterator[str]:
 
 def _findings(task: str, rows: pd.DataFrame) -> Iterator[str]:
     factors = {str(m): joint_grid(MULTIPLICATIVE, own).factors for m, own in rows.groupby("method", sort=False)}
-    if len(factors) == 1:
-        yield f"{task}: no best method and no critical dataset sizes, which need two methods; there is 1"
+    if reason := why_no_crossings(rows, LAWS):
+        yield f"{task}: no map of the best method and no critical dataset sizes, which {reason}"
     varied = {factor for own in factors.values() for factor in own}
     if varied >= {"model", "pretrain"} and not any({*own} >= {"model", "pretrain"} for own in factors.values()):
         yield f"{task}: no comparison of model size and pretraining data, since no method varies both"
     if not rows["held_out"].any():
         yield f"{task}: no errors of predictions, since nothing is held out"
+
+
+def _metric_laws(task: str, rows: pd.DataFrame) -> Iterator[str]:
+    few: dict[str, list[str]] = {}
+    for method, own in rows.groupby("method", sort=False):
+        if reason := why_no_metric_law(own[~own["held_out"]]):
+            few.setdefault(reason, []).append(str(method))
+    for reason, methods in few.items():
+        yield f"{task}, {', '.join(methods)}: no law of metrics over the loss: {reason}"
 
 
 def format_limits(lines: Iterable[str]) -> str:

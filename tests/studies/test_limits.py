@@ -46,7 +46,10 @@ def test_one_model_size_is_named_before_training() -> None:
         ({"sizes": ("30k", "100k")}, "alpha_model of the multiplicative law will be poorly determined"),
         ({"methods": ("lora",)}, "need two methods"),
         ({"held_out_examples": ()}, "nothing is held out"),
-        ({"factors": ()}, "no law is fitted"),
+        ({"factors": (), "learning_rates": (1e-3, 2e-3)}, "only learning rates are varied"),
+        ({"methods": ("lora",)}, "critical dataset sizes"),
+        ({"sizes": ("100k",)}, "critical dataset sizes"),
+        ({"finetune_examples": (125, 250), "held_out_examples": ()}, "6 settings with 2 dataset sizes, 8 with 3"),
     ],
 )
 def test_every_lack_of_a_grid_is_named(changes: dict, limit: str) -> None:

@@ -16,6 +16,8 @@ FIRST_STAGE_FACTORS = ("model", "pretrain")
 LEVELS = {"model": "model sizes", "pretrain": "counts of pretraining tokens", "pet": "PET sizes"}
 SIZES = "dataset sizes"
 JACKKNIFE_LEVELS = 3  # of a factor, of which one can be left out
+SHARED_FACTORS = ("model", "pretrain")  # their values mean the same for every method, unlike PET sizes
+METRIC_SETTINGS = 8  # of a law of a metric; three parameters then leave five degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def joint_grid(law: Law, rows: pd.DataFrame) -> JointGrid:
         if factor not in factors
     ]
     if not factors:
-        none = () if left_out else ("needs settings that vary the model size, the pretraining tokens or the PET size; there are none",)
-        return JointGrid((), (), (), (*left_out, *none))
+        none = "needs settings that vary the model size, the pretraining tokens or the PET size; there are none"
+        return JointGrid((), (), (), tuple(left_out) or (none,))
     lacking = _needs_of_first_stage(law, rows[rows["factor"].isin(first)], first)
     return JointGrid(factors, first, tuple(left_out), tuple(lacking))
 
@@ -95,6 +97,28 @@ def why_no_curve(rows: pd.DataFrame) -> str:
     if longest.loc[~longest["held_out"], "finetune_examples"].nunique() >= needed:
         return ""
     return _needs(needed, SIZES, longest, "finetune_examples")
+
+
+def why_no_crossings(rows: pd.DataFrame, laws: Sequence[Law]) -> str:
+    """Return why the joint laws of no two methods can cross; empty where they can. rows: settings of one task."""
+    if rows["method"].nunique() < 2:
+        return "need two methods; there is 1"
+    for law in laws:
+        grids = {method: joint_grid(law, own) for method, own in rows.groupby("method")}
+        for factor in SHARED_FACTORS:
+            fitted = [method for method, grid in grids.items() if factor in grid.factors and not grid.lacking]
+            own = rows[rows["method"].isin(fitted) & (rows["factor"] == factor)]
+            if (own.groupby("x")["method"].nunique() > 1).any():
+                return ""
+    return "need one law of two methods over the same model sizes or pretraining tokens"
+
+
+def why_no_metric_law(fitted: pd.DataFrame) -> str:
+    """Return why no law of a metric over the loss can be fitted to distinct settings; empty where one can."""
+    count, sizes = len(fitted), fitted["finetune_examples"].nunique()
+    if count >= METRIC_SETTINGS and sizes >= JACKKNIFE_LEVELS:
+        return ""
+    return f"{count} settings with {sizes} {SIZES}, {METRIC_SETTINGS} with {JACKKNIFE_LEVELS} are needed"
 
 
 def unfittable(rows: pd.DataFrame, laws: Sequence[Law]) -> list[SkippedFit]:
