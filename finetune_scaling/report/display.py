@@ -16,6 +16,7 @@ from finetune_scaling.formatting import (
     method_name,
     score_name,
 )
+from finetune_scaling.laws.points.columns import LOSS_PER_BYTE
 from finetune_scaling.laws.uncertainty.intervals import Interval
 
 NONE = "–"
@@ -46,7 +47,7 @@ CELL_FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("method", "runner_up", "better_below", "better_above"), method_name),
     **dict.fromkeys(("x", "finetune_examples"), format_count),
     **dict.fromkeys(("probability", "share"), format_share),
-    **dict.fromkeys(("loss", "loss_sd"), "{:.4g}".format),
+    **dict.fromkeys(("loss", "loss_sd", LOSS_PER_BYTE), "{:.4g}".format),
     "at": lambda value: value if isinstance(value, str) else format_count(value),
     "factor": FACTOR_NAMES.__getitem__,
     "column": score_name,

@@ -16,7 +16,7 @@ from finetune_scaling.analysis.correlation import RESAMPLES, proxy_verdicts
 from finetune_scaling.analysis.forgetting import main_factor, shown_columns
 from finetune_scaling.formatting import FACTOR_NAMES, format_count, method_name
 from finetune_scaling.laws.forms.library import ALL_FACTORS, SINGLE
-from finetune_scaling.laws.points.columns import FACTORS, SENSITIVITY_FACTOR, SETTING
+from finetune_scaling.laws.points.columns import FACTORS, LOSS_PER_BYTE, SENSITIVITY_FACTOR, SETTING, TOKENIZER
 from finetune_scaling.report import best_method_plot
 from finetune_scaling.report.display import NONE, Table, display, estimates, format_cell, intervals
 from finetune_scaling.report.finding_plots import (
@@ -305,8 +305,12 @@ def _further_laws(analysis: Analysis, tables: Tables) -> Section:
 def _measured(analysis: Analysis, tables: Tables) -> Section:
     metrics = list(dict.fromkeys(filter(None, analysis.main_metrics.values())))
     untuned = [c.name for c in analysis.table.evaluations if c.untuned and c.metric in ("loss", *metrics)]
-    columns = ["task", "method", "factor", "x", "finetune_examples", "held_out", "seeds", "loss", "loss_sd", *metrics]
-    frame = tables["points"]
+    columns = ["task", "method", "factor", "x", "finetune_examples", "held_out", "seeds", "loss", "loss_sd"]
+    frame, notes = tables["points"], []
+    if _count_tokenizers(analysis) > 1:
+        notes = ["Tasks differ in their tokenizer, and losses per token of different tokenizers are not comparable."]
+        columns += [LOSS_PER_BYTE] if LOSS_PER_BYTE in frame else []
+    columns += metrics
     if TIMES in tables:
         frame = frame.merge(tables[TIMES], "left", on=SETTING)
     columns += [c for c in (*untuned, "flops", "seconds") if c in frame and frame[c].notna().any()]
@@ -321,7 +325,12 @@ def _measured(analysis: Analysis, tables: Tables) -> Section:
         columns = ["task", "method", "factor", "x", "points", *names, "fitted_error", "held_out_error"]
         caption = f"{SINGLE.name} law over dataset size at each factor value: {SINGLE.formula}"
         shown.append(display(frame, "single_laws", caption, columns, folded=True))
-    return Section("measured", "Measured settings", tables=shown, plots=list(_measured_plots(analysis)))
+    return Section("measured", "Measured settings", notes, shown, plots=list(_measured_plots(analysis)))
+
+
+def _count_tokenizers(analysis: Analysis) -> int:
+    runs = analysis.table.runs
+    return runs.loc[runs[TOKENIZER] != "", TOKENIZER].nunique() if TOKENIZER in runs else 0
 
 
 def _learning_curves(analysis: Analysis, tables: Tables) -> Section:

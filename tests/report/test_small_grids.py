@@ -13,9 +13,10 @@ from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.report.plots import save
-from finetune_scaling.report.sections import _measured_plots
+from finetune_scaling.report.sections import _measured, _measured_plots
 from finetune_scaling.report.study_report import fit_study, print_summary
 from finetune_scaling.report.summary import point_warnings, summary
+from finetune_scaling.report.tables import predictions_table
 
 FEW = Resampling(resamples=40)
 
@@ -106,3 +107,16 @@ def test_a_sweep_of_learning_rates_is_measured_at_no_model_size() -> None:
     advice = fit(read_points(rows), resampling=FEW).recommend(100)
     assert [(row["method"], row["x"]) for row in advice.measured] == [("lora", 2e-3), ("full", 2e-3)]
     assert "LoRA, learning rate 0.002, 100 examples" in str(advice)
+
+
+@pytest.mark.parametrize("tokenizers", [("a", "b"), ("a", "a")])
+def test_losses_per_byte_are_shown_where_tokenizers_differ(tokenizers: tuple[str, str]) -> None:
+    tasks = [grid((1e6,), (100, 300)).assign(task=t, tokenizer=name) for t, name in zip("tu", tokenizers, strict=True)]
+    found = analysed(pd.concat([rows.assign(loss_per_byte=rows["loss"] / 4) for rows in tasks]))
+    section = _measured(found, {"points": predictions_table(found)})
+    differ = len(set(tokenizers)) > 1
+    assert ("loss per byte" in section.tables[0].header, bool(section.items)) == (differ, differ)
+    if differ:
+        loss, per_byte = (section.tables[0].header.index(name) for name in ("loss", "loss per byte"))
+        row = section.tables[0].rows[0]
+        assert float(row[loss]) / float(row[per_byte]) == pytest.approx(4, rel=1e-3)

@@ -26,6 +26,7 @@ from finetune_scaling.laws.points.columns import (
     EVALUATOR_DIGEST,
     FACTOR_CHOICES,
     IN_TRAINING,
+    LOSS_PER_BYTE,
     LOSS_UNIT,
     NUMBERS,
     RECORD,
@@ -202,7 +203,7 @@ def _table(
 
 def _settings(runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Return one row per setting: means over its seeds."""
-    columns = [c for c in (*COVARIATES, *scores) if c in runs]
+    columns = [c for c in (*COVARIATES, LOSS_PER_BYTE, *scores) if c in runs]
     grouped = runs.groupby(SETTING, sort=False)
     means = grouped[["loss", *columns]].mean()
     means.insert(0, "held_out", grouped["held_out"].first().astype(bool))
