@@ -28,8 +28,7 @@ def _metrics() -> Iterator[Metric]:
 
 # The metrics that are computed in this process; learned metrics run in separate processes.
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _metrics()}
-_LEARNED = sorted(path.stem.removesuffix("_adapter") for path in ADAPTERS.glob("*_adapter.py"))
-LEARNED_CONFIGS = {name: f"configs/metrics/{name}.py" for name in _LEARNED}  # of those with an adapter of this package
+LEARNED_METRICS = sorted(path.stem.removesuffix("_adapter") for path in ADAPTERS.glob("*_adapter.py"))
 
 
 def score(
@@ -78,11 +77,10 @@ def find_metric(metric: str | Metric) -> Metric:
         return metric
     if metric in METRICS:
         return METRICS[metric]
-    if metric in LEARNED_CONFIGS:
-        raise ConfigError(f"{metric} is a learned metric. Fix: give its config file, {LEARNED_CONFIGS[metric]}")
+    if metric in LEARNED_METRICS:
+        raise ConfigError(f"{metric} is a learned metric. Fix: give its config file, configs/metrics/{metric}.py")
     if not metric.partition(":")[0].endswith(".py"):
-        known = [*METRICS, *LEARNED_CONFIGS.values()]
-        raise ConfigError(f"metric = {metric!r} is unknown{suggestion(metric, known)}")
+        raise ConfigError(f"metric = {metric!r} is unknown{suggestion(metric, [*METRICS, *LEARNED_METRICS])}")
     learned = read_learned_metric(metric)
     learned.check_program()
     return learned
