@@ -154,6 +154,17 @@ def test_the_models_chat_template_is_set_by_its_name(read_command_line):
     assert load_task(config["task"]).template.system == "a\nb"
 
 
+def test_flags_return_to_the_defaults_of_the_method_and_change_the_optimizer(read_command_line):
+    defaults = ("--config.schedule.learning_rate=None", "--config.batch.size=None")
+    run_config = read_run_config(read_command_line(FINETUNE, "--config.optimizer.name=adamw", *defaults))
+    assert run_config.optimizer.name == "adamw"
+    method = run_config.method_declaration.defaults
+    assert (run_config.schedule_config.learning_rate, run_config.batch_size) == (
+        method.learning_rate,
+        method.batch_size,
+    )
+
+
 def test_escapes_are_interpreted_in_texts_only(read_command_line):
     assert read_command_line(FINETUNE, r"--config.name=a\nb")["name"] == r"a\nb"
 

@@ -26,7 +26,7 @@ Kind = Literal["pretraining", "finetuning", "converted model", "imported adapter
 LARGEST_SEED = 2**32 - 1
 
 ModelBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: ModelConfig, {"name": str})]
-ScheduleBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: ScheduleConfig)]
+ScheduleBlock = Annotated[Mapping[str, Any], FieldTypes(lambda _: ScheduleConfig, {"learning_rate": float | None})]
 MethodBlock = Annotated[
     Mapping[str, Any], FieldTypes(lambda block: _method_options(block), {"name": Literal[*METHODS]})
 ]
@@ -332,7 +332,7 @@ class RunConfig:
 
 
 def _check_blocks(config: RunConfig, kind: Kind) -> None:
-    """Raise ConfigError if a block is missing, or is set that does not apply to this kind of run."""
+    """Raise ConfigError if a block is missing, does not apply to this kind of run, or contradicts another one."""
     if kind == "pretraining" and config.base is not None:
         raise ConfigError("base applies to finetuning; pretraining starts from random parameters. Fix: remove base")
     if kind == "pretraining" and config.batch.pack:
@@ -341,6 +341,11 @@ def _check_blocks(config: RunConfig, kind: Kind) -> None:
         raise ConfigError("base is missing: an imported adapter needs its base model. Fix: set base.run")
     if config.base is None and not config.model:
         raise ConfigError("model is missing. Fix: set model.name to a size of the ladder, or give a base to finetune")
+    if config.row_length < config.sequence.length:
+        raise ConfigError(
+            f"batch.row_length = {config.row_length} must be at least sequence.length = {config.sequence.length}, as "
+            "each packed row holds complete sequences"
+        )
 
 
 _OPEN_BLOCKS = ("model", "method", "task", "schedule")  # blocks whose fields other modules define

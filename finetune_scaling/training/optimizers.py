@@ -24,10 +24,10 @@ MODEL_WEIGHTS = r"embedding|head|layers/.*/kernel"  # names of the model's own m
 class OptimizerConfig:
     """Adafactor (Shazeer & Stern, 2018) as in arXiv 2402.17193, or AdamW (Loshchilov & Hutter, 2019).
 
-    parameter_scale (Adafactor): multiply each update by the root mean square of its parameter, at least 1e-3;
-    a scanned stack of layers counts as one parameter. factored_parameters (Adafactor): regular expression; second
-    moments are factored for matching names with two dimensions of at least min_factored_size. Adapters and prompts are
-    not factored by default: the factor of a law, such as rank or prompt length, must not change the optimizer.
+    parameter_scale (of Adafactor; AdamW ignores it): multiply each update by the root mean square of its parameter, at
+    least 1e-3; a scanned stack of layers counts as one parameter. factored_parameters (Adafactor): regular expression;
+    second moments are factored for matching names with two dimensions of at least min_factored_size. Adapters and
+    prompts are not factored by default: the factor of a law, such as rank, must not change the optimizer.
     clip_norm: limit of the gradient's global norm. weight_decay: decoupled, of parameters that decayed_parameters
     matches; by default not of norms, biases, prompts and LoRA's B.
     learning_rate_multipliers: (regular expression, factor) pairs; the first expression that matches a parameter's whole
@@ -47,10 +47,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.name == "adafactor" and (self.b1, self.b2) != (0.9, 0.999):
-            raise ConfigError("optimizer.b1 and b2 need AdamW. Fix: remove them, or set optimizer.name to adamw")
-        if self.name == "adamw" and not self.parameter_scale:
             raise ConfigError(
-                "optimizer.parameter_scale needs Adafactor. Fix: remove it, or set optimizer.name to adafactor"
+                f"optimizer.b1 = {self.b1} and b2 = {self.b2} need AdamW. Fix: set optimizer.name = adamw, or "
+                "b1 = 0.9 and b2 = 0.999, which Adafactor does not read"
             )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"optimizer.clip_norm = {self.clip_norm} must be above 0; None disables clipping")

@@ -103,6 +103,7 @@ def test_sequence_limits_default_to_the_tasks():
         ({"method": {"name": "lora", "alpha": -1.0}}, r"method\.alpha = -1\.0 must be above 0"),
         ({"method": {"name": "lora", "alpha": math.nan}}, r"method\.alpha = nan must be above 0"),
         ({"batch": {"row_length": 96}}, r"batch\.row_length applies to packed rows"),
+        ({"batch": {"pack": True, "row_length": 47}}, r"batch\.row_length = 47 must be at least sequence\.length = 48"),
         (
             {**PRETRAIN, "batch": {"pack": True, "row_length": 96}},
             r"batch\.pack applies to finetuning",

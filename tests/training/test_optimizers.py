@@ -25,7 +25,10 @@ REFERENCES = {
         OptimizerConfig("adamw", clip_norm=CLIP, weight_decay=DECAY, decayed_parameters=".*", b1=0.8, b2=0.95),
         optax.chain(clip, optax.adamw(RATE, b1=0.8, b2=0.95, weight_decay=DECAY)),
     ),
-    "adamw, not clipped": (OptimizerConfig("adamw", clip_norm=None), optax.adamw(RATE, weight_decay=0.0)),
+    "adamw, not clipped": (
+        OptimizerConfig("adamw", clip_norm=None, parameter_scale=False),
+        optax.adamw(RATE, weight_decay=0.0),
+    ),
 }
 
 
