@@ -203,8 +203,8 @@ class TrainingLoop:
     def _not_finite(self, what: str, step: int) -> TrainingError:
         return TrainingError(
             f"{what} step {step} (learning rate {self._learning_rate(step):.3g}): lower schedule.learning_rate, add "
-            "schedule.warmup_steps or lower optimizer.clip_norm, and start again: delete the run's directory, or give "
-            "another --workdir"
+            f"schedule.warmup_steps or lower optimizer.clip_norm; delete {self.checkpoints.directory.parent} and run "
+            "the same command with the changed config"
         )
 
 
