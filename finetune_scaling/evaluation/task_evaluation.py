@@ -171,8 +171,6 @@ def _prepare(
     encoder.check_stop_strings(decoding.stop)
     settings = _settings(evaluator, task, sequence_format, splits, encoder)
     settings["decoding"] = configuration.plain(decoding)
-    if decoding.stop:
-        tokenizer.token_bytes()  # raises here, before anything is scored, if the bytes of tokens are unknown
     if metrics is not None:
         settings["metrics"] = [one.identity if isinstance(one, LearnedMetric) else one.name for one in metrics]
     demonstrations = [one for per_direction in chosen.values() for one in per_direction]

@@ -65,8 +65,6 @@ def prepare_run_data(run_config: RunConfig) -> RunData:
     """Open and check everything that the run reads. Raises ConfigError for a kind of run that is not trained."""
     check_is_trained(run_config)
     tokenizer = load_tokenizer(run_config.tokenizer)
-    if (encoder := task_encoder(run_config, tokenizer)) is not None:
-        encoder.check_stop_strings(run_config.evaluation.decoding.stop)
     prepare = _pretraining_data if run_config.kind == "pretraining" else _finetuning_data
     return prepare(run_config, tokenizer)
 
@@ -117,12 +115,14 @@ def task_encoder(run_config: RunConfig, tokenizer: Tokenizer) -> ExampleEncoder 
 
 
 def check_encoding(run_config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Raise ConfigError if the tokenizer lacks sentinels or the mode, or an example's template leaves no room."""
+    """Raise ConfigError if the tokenizer does not suit the run: its objective, mode, template or stop strings."""
     if run_config.corpus is not None:
         check_sentinels(tokenizer, run_config.objective, run_config.sequence.length)
     if run_config.task is not None:
         task, sequence_format = task_and_format(run_config)
         encode_prompts([finetuning_examples(run_config)[0]], tokenizer, task.template, sequence_format)
+    if (encoder := task_encoder(run_config, tokenizer)) is not None:
+        encoder.check_stop_strings(run_config.evaluation.decoding.stop)
 
 
 def check_same_encoding(

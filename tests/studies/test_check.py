@@ -144,8 +144,12 @@ def test_a_wrong_source_field_is_an_error(tiny_runs, tmp_path):
 def test_what_a_tokenizer_determines_is_an_error_once_the_tokenizer_exists(tiny_runs, tmp_path, monkeypatch):
     config = tiny_runs.config("study")
     config["families"]["grammar"]["tokenizer"] = str(tiny_runs.tokenizer)
-    evaluators = {"few_shot_5": {"examples": 2, "generate": 0}}
-    config["tasks"]["translation"]["finetune"]["evaluation"] = {"evaluators": evaluators}
+    finetune = config["tasks"]["translation"]["finetune"]
+    finetune["evaluation"] = {"decoding": {"stop": ("x", " ")}}  # as every target begins
+    study = read_study(config)
+    with pytest.raises(ConfigError, match=r"methods.full: decoding.stop has ' '"):
+        check_with_tokenizers(study, tmp_path, runs(study))
+    finetune["evaluation"] = {"evaluators": {"few_shot_5": {"examples": 2, "generate": 0}}}
     study = read_study(config)
     with pytest.raises(ConfigError, match=r"methods.full: evaluator few_shot_5: .*context length, max_length = 64"):
         check_with_tokenizers(study, tmp_path, runs(study))

@@ -38,7 +38,14 @@ class ExampleEncoder(abc.ABC):
         """Return the text of each example's target."""
 
     def check_stop_strings(self, stops: Sequence[str]) -> None:
-        """Raise ConfigError if a stop string is in what every target begins with, so that no text is generated."""
+        """Raise an error if texts cannot be generated up to these stop strings.
+
+        Raises:
+            ConfigError: A stop string is in what every target begins with, so that no text is generated.
+            DataError: The bytes of the tokenizer's tokens are unknown.
+        """
+        if stops:
+            self.tokenizer.token_bytes()
         for stop in stops:
             if stop in self.beginning:
                 raise ConfigError(
