@@ -15,10 +15,12 @@ from finetune_scaling.evaluation.task_evaluation import check_evaluator_splits
 from finetune_scaling.evaluation.text_evaluation import check_text_is_named
 from finetune_scaling.experiments.checks import check_packed_steps, check_run
 from finetune_scaling.files import location
+from finetune_scaling.interop.hub import UnreachableError, fetch_files
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.evaluators import Evaluator, TaskEvaluator, TextEvaluator
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
 from finetune_scaling.runs.run_data import check_encoding, check_task_data
+from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.studies.configs import (
     Base,
     base_of,
@@ -63,10 +65,12 @@ def check_runs(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> N
 def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[StudyRun]) -> None:
     """Check what needs only a tokenizer, where it exists: sentinels, encoding, steps, and evaluators of tasks.
 
+    Of public models on the hub that are not converted yet, all files but the weights are fetched.
+
     Raises as check_runs.
     """
     load = functools.cache(load_tokenizer)
-    paths = {base: _existing_tokenizer(study, workdir, base) for base in bases(study, runs)}
+    paths = {base: _find_tokenizer(study, workdir, base) for base in bases(study, runs)}
     check_same_tokenizer({base: load(path).digest for base, path in paths.items() if path})
     for base, path in paths.items():
         if path and not base.is_public:
@@ -91,13 +95,24 @@ def check_with_tokenizers(study: StudyConfig, workdir: Path, runs: Sequence[Stud
                     check_packed_steps(read_run_config(finetuning_config(study, workdir, run)), load(path))
 
 
-def _existing_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> str | None:
-    """Return the directory of a base's tokenizer; None for a public model on the hub that is not converted yet."""
+def _find_tokenizer(study: StudyConfig, workdir: Path, base: Base) -> str | None:
+    """Return the directory of a base's tokenizer; None if it is not trained yet, or the hub cannot be reached."""
     path = tokenizer_path(study, workdir, base)
     if location(path).exists():
         return path
-    source = conversion(study, workdir, base).source if base.is_public else ""
-    return source if source and Path(source).is_dir() else None
+    with _within(f"families.{base.family}.public"):
+        return (
+            run_on_primary(lambda: _fetch_tokenizer(conversion(study, workdir, base).source))
+            if base.is_public
+            else None
+        )
+
+
+def _fetch_tokenizer(source: str) -> str | None:
+    try:
+        return fetch_files(source).directory
+    except UnreachableError:  # which the conversion raises, unless another process converts the base
+        return None
 
 
 def _check_sizes(study: StudyConfig, needed: Sequence[Base]) -> None:

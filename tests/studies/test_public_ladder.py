@@ -15,14 +15,14 @@ from finetune_scaling.chips import CHIPS
 from finetune_scaling.configuration import plain
 from finetune_scaling.data.task import jsonl_task
 from finetune_scaling.errors import CheckpointError, ConfigError
-from finetune_scaling.interop.hub import UnreachableError
+from finetune_scaling.interop.hub import ModelLocation, UnreachableError
 from finetune_scaling.laws.points.columns import SENSITIVITY_FACTOR
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.planning.prices import Price
 from finetune_scaling.planning.study_totals import study_totals
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.studies import public_bases
+from finetune_scaling.studies import check, public_bases
 from finetune_scaling.studies.check import check_runs
 from finetune_scaling.studies.configs import base_of, bases, conversion, family_model
 from finetune_scaling.studies.execute import ensure_base, execute
@@ -349,6 +349,29 @@ def test_what_a_public_tokenizer_lacks_is_an_error_before_its_conversion(ladder,
     with pytest.raises(ConfigError, match=r"methods.full: sequence.mode = 'S', but the tokenizer has no mode tokens"):
         execute(study, config, tmp_path)
     assert not (tmp_path / "bases").exists()
+
+
+def test_tokenizers_on_the_hub_are_checked_before_weights_are_fetched(ladder, tmp_path, monkeypatch):
+    fetched = Path(shutil.copytree(ladder, tmp_path / "hub", ignore=shutil.ignore_patterns("*.safetensors")))
+    config = small_study(tmp_path)
+    config["families"]["tiny"]["public"]["source"] = "owner/{size}-{revision}"
+    translation = config["tasks"]["translation"]
+    translation["task"] = task(ladder)
+    translation["finetune"]["evaluation"]["decoding"] = {"stop": (" ",)}
+    study = read_study(config)
+
+    def fetch_files(source: str) -> ModelLocation:
+        return ModelLocation(source, str(fetched / source.removeprefix("owner/")), None, "commit")
+
+    monkeypatch.setattr(check, "fetch_files", fetch_files)
+    with pytest.raises(ConfigError, match=r"methods.full: decoding.stop has ' '"):
+        execute(study, config, tmp_path / "study")
+
+    def unreachable(source: str) -> ModelLocation:
+        raise UnreachableError(source)
+
+    monkeypatch.setattr(check, "fetch_files", unreachable)
+    check.check_with_tokenizers(study, tmp_path, runs(study))
 
 
 def test_a_base_with_another_shape_is_refused_before_download(ladder, tmp_path):
