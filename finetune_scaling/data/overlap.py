@@ -1,13 +1,14 @@
-"""Held-out texts that also occur in the training data: exactly, or nearly.
+"""Held-out texts that also occur in the training data: exactly, nearly, or with their source alone.
 
-Nearly equal texts have a Jaccard similarity of at least SIMILARITY between their sets of character n-grams, of letters
-and digits only and regardless of case. Candidates are found by bottom-k sketches, the smallest hashes of each set
-(Broder 1997), and then compared completely.
+A source is in the training data if it has the same letters and digits there, regardless of case. Nearly equal texts
+have a Jaccard similarity of at least SIMILARITY between their sets of character n-grams, of letters and digits only and
+regardless of case. Candidates are found by bottom-k sketches, the smallest hashes of each set (Broder 1997), and then
+compared completely.
 """
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,22 +37,21 @@ _LETTERS = _LettersAndDigits()
 
 
 class Overlap(NamedTuple):
-    """Numbers of held-out texts that are exactly, or only nearly (None: not counted), in the training data."""
+    """Numbers of held-out texts in the training data: exactly, else nearly, else their source (None: not counted)."""
 
     exact: int
     near: int | None
+    source: int | None
 
 
 def find_overlap(training: Iterable[Texts], held_out: Mapping[str, Sequence[Texts]]) -> dict[str, Overlap]:
     """Count the texts of each held-out split that are also in the training data, which is read once.
 
-    Near duplicates are not counted if the training data has more than NEAR_LIMIT characters.
+    Near duplicates and sources are not counted if the training data has more than NEAR_LIMIT characters.
     """
     flat = [texts for split in held_out.values() for texts in split]
-    positions = defaultdict(list)
-    for position, texts in enumerate(flat):
-        positions[texts].append(position)
-    exact, similar = np.zeros(len(flat), np.bool_), np.zeros(len(flat), np.bool_)
+    positions, positions_of_source = _positions(flat), _positions(source for source, _ in map(_normalize, flat))
+    exact, similar, same_source = np.zeros((3, len(flat)), np.bool_)
     index, characters = _SketchIndex(flat), 0
     for block in _blocks(training):
         for texts in block:
@@ -59,20 +59,35 @@ def find_overlap(training: Iterable[Texts], held_out: Mapping[str, Sequence[Text
                 exact[positions[texts]] = True
             characters += sum(map(len, texts))
         if characters <= NEAR_LIMIT:
-            index.mark_similar(block, similar)
+            normalized = [_normalize(texts) for texts in block]
+            for source, _ in normalized:
+                if source in positions_of_source:
+                    same_source[positions_of_source[source]] = True
+            index.mark_similar([text for _, text in normalized], similar)
     similar &= ~exact
+    same_source &= ~(exact | similar)
     counts, start = {}, 0
     for name, split in held_out.items():
         own = slice(start, start := start + len(split))
-        counts[name] = Overlap(int(exact[own].sum()), int(similar[own].sum()) if characters <= NEAR_LIMIT else None)
+        found = [int(marked[own].sum()) for marked in (exact, similar, same_source)]
+        counts[name] = Overlap(*found) if characters <= NEAR_LIMIT else Overlap(found[0], None, None)
     return counts
+
+
+def _positions(texts: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Return the positions of each distinct text."""
+    positions = defaultdict(list)
+    for position, text in enumerate(texts):
+        positions[text].append(position)
+    return positions
 
 
 class _SketchIndex:
     """The n-grams of held-out texts, and their sketches sorted by hash."""
 
     def __init__(self, held_out: Sequence[Texts]):
-        self._sets = [hashes for block in _blocks(held_out) for hashes in _split(*_ngrams(block), len(block))]
+        blocks = ([text for _, text in map(_normalize, block)] for block in _blocks(held_out))
+        self._sets = [hashes for block in blocks for hashes in _split(*_ngrams(block), len(block))]
         sketches = [hashes[:_SKETCH] for hashes in self._sets]
         self._sizes = np.array([len(sketch) for sketch in sketches], np.int64)
         hashes = np.concatenate([*sketches, np.zeros(0, np.uint64)])
@@ -80,8 +95,8 @@ class _SketchIndex:
         self._hashes = hashes[order]
         self._texts = np.repeat(np.arange(len(sketches)), self._sizes)[order]
 
-    def mark_similar(self, training: Sequence[Texts], similar: np.ndarray) -> None:
-        """Set similar[i] for every held-out text i that is similar to one of at most _BLOCK training texts."""
+    def mark_similar(self, training: Sequence[str], similar: np.ndarray) -> None:
+        """Set similar[i] for every held-out text i that is similar to one of at most _BLOCK normalized texts."""
         sets = _split(*_ngrams(training), len(training))
         for own, other in self._candidates(sets):
             if not similar[other]:
@@ -115,9 +130,9 @@ def _blocks(examples: Iterable[Texts]) -> Iterator[list[Texts]]:
         yield block
 
 
-def _ngrams(block: Sequence[Texts]) -> tuple[np.ndarray, np.ndarray]:
+def _ngrams(block: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct n-gram hashes of each text, sorted per text, and the number of its text, uint64[n] each."""
-    texts = [_normalize("\n".join(texts)).ljust(_N, "\0") for texts in block]
+    texts = [text.ljust(_N, "\0") for text in block]
     codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.uint64)
     lengths = np.array([len(text) for text in texts], np.int64)
     count = len(codes) - _N + 1
@@ -138,9 +153,10 @@ def _split(hashes: np.ndarray, owners: np.ndarray, count: int) -> list[np.ndarra
     return np.split(hashes, np.searchsorted(owners, np.arange(1, count, dtype=np.uint64)))
 
 
-def _normalize(text: str) -> str:
-    """Return the letters and digits in lower case; the text itself if there are none."""
-    return unicodedata.normalize("NFKC", text).casefold().translate(_LETTERS) or text
+def _normalize(texts: Texts) -> tuple[str, str]:
+    """Return the letters and digits in lower case of the first text and of all texts; the texts if they have none."""
+    letters = [unicodedata.normalize("NFKC", text).casefold().translate(_LETTERS) for text in texts]
+    return letters[0] or texts[0], "".join(letters) or "\n".join(texts)
 
 
 def _jaccard(left: np.ndarray, right: np.ndarray) -> float:

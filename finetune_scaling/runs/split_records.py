@@ -36,7 +36,12 @@ def split_records(
     for name, size in sizes.items():
         records[name] = {"digest": digests[name], "examples": size, "dropped": dropped.get(name, 0)}
         if name in overlap:
-            records[name] |= {"in_training": overlap[name].exact, "near_training": overlap[name].near}
+            found = overlap[name]
+            records[name] |= {
+                "in_training": found.exact,
+                "near_training": found.near,
+                "source_in_training": found.source,
+            }
     return records
 
 
@@ -68,12 +73,13 @@ def _texts(examples: Examples) -> Sequence[Texts]:
 
 def _logged_overlap(training: Any, held_out: Mapping[str, Sequence[Texts]]) -> dict[str, Overlap]:
     found = find_overlap(training, held_out)
-    for name, (exact, near) in found.items():
-        if exact or near:
+    for name, (exact, near, source) in found.items():
+        if exact or near or source:
             nearly = "near duplicates not counted" if near is None else f"{near} nearly"
+            others = f", and of {source} more the source, with another target" if source else ""
             log.warning(
-                "split %s: %d of its %d examples are also in the training data (%d exactly, %s)",
-                *(name, exact + (near or 0), len(held_out[name]), exact, nearly),
+                "split %s: %d of its %d examples are also in the training data (%d exactly, %s)%s",
+                *(name, exact + (near or 0), len(held_out[name]), exact, nearly, others),
             )
         elif near is None:
             log.warning(

@@ -49,13 +49,14 @@ def test_near_duplicates_are_those_of_a_complete_comparison(monkeypatch, block):
 @pytest.mark.parametrize(
     ("training", "held_out", "expected"),
     [
-        ([("The house", "Das Haus")], [("the  house!", "das haus.")], (0, 1)),
-        ([("Ｔｈｅ house", "x")], [("The house", "x")], (0, 1)),
-        ([("工具包", "tool")], [("工具包", "tool"), ("别的文字", "other")], (1, 0)),
-        ([("a", "b")], [("a", "c"), ("", ""), ("...", "!")], (0, 0)),
-        ([("!?", "...")], [("!?", "..."), ("--", "--")], (1, 0)),
-        ([], [("a", "b")], (0, 0)),
-        ([("a", "b")], [], (0, 0)),
+        ([("The house", "Das Haus")], [("the  house!", "das haus.")], (0, 1, 0)),
+        ([("Ｔｈｅ house", "x")], [("The house", "x")], (0, 1, 0)),
+        ([("工具包", "tool")], [("工具包", "tool"), ("别的文字", "other")], (1, 0, 0)),
+        ([("a", "b")], [("a", "c"), ("", ""), ("...", "!")], (0, 0, 1)),
+        ([("The house", "Das Haus")], [("the house!", "something else"), ("a ship", "Das Haus")], (0, 0, 1)),
+        ([("!?", "...")], [("!?", "..."), ("--", "--"), ("!?", "x")], (1, 0, 1)),
+        ([], [("a", "b")], (0, 0, 0)),
+        ([("a", "b")], [], (0, 0, 0)),
     ],
 )
 def test_short_and_unusual_texts(training, held_out, expected):
@@ -66,5 +67,6 @@ def test_near_duplicates_of_more_text_than_the_limit_are_not_counted(monkeypatch
     monkeypatch.setattr(overlap, "NEAR_LIMIT", 20)
     assert find_overlap([("a" * 11, ""), ("b" * 11, "")], {"test": [("b" * 11, ""), ("b" * 12, "")]})["test"] == (
         1,
+        None,
         None,
     )

@@ -175,16 +175,18 @@ def test_held_out_examples_in_the_training_data_are_counted_and_logged(config, c
     training = run_data.finetuning_examples(run_config)
     known = [{name: training[index][name] for name in ("source", "target")} for index in range(3)]
     near = [{"source": row["source"].upper() + " !", "target": row["target"]} for row in known[1:]]
-    write(folder, "test", [known[0], *near, {"source": " ", "target": "x"}, *test])
+    other_target = {"source": training[3]["source"], "target": "another text"}
+    write(folder, "test", [known[0], *near, other_target, {"source": " ", "target": "x"}, *test])
     config = config | {"task": config["task"] | {"sources": {"on_empty": "drop"}}}
     with caplog.at_level(logging.WARNING):
         splits = run_data.prepare_run_data(read_run_config(config)).splits
     write(folder, "test", test)
     assert (splits["test"]["in_training"], splits["test"]["dropped"]) == (1, 1)
     assert splits["test"]["near_training"] >= 2
-    assert splits["test"]["examples"] == 23
+    assert splits["test"]["source_in_training"] >= 1
+    assert splits["test"]["examples"] == 24
     assert "split test: " in caplog.text
-    assert "of its 23 examples are also in the training data (1 exactly, " in caplog.text
+    assert "of its 24 examples are also in the training data (1 exactly, " in caplog.text
 
 
 def test_pretraining_counts_dev_texts_in_the_training_text(tiny_runs, tmp_path):
@@ -207,5 +209,5 @@ def test_checkpoints_without_digests_resume(tmp_path):
 def test_near_duplicates_that_are_not_counted_are_logged(monkeypatch, caplog):
     monkeypatch.setattr(overlap, "NEAR_LIMIT", 10)
     found = split_records._logged_overlap([("a longer text", "x")], {"dev": [("a longer text!", "x")]})
-    assert found["dev"] == (0, None)
+    assert found["dev"] == (0, None, None)
     assert "split dev: its near duplicates in the training data were not counted" in caplog.text
