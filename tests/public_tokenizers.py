@@ -19,6 +19,7 @@ TEXTS = (
     "敏捷的狐狸跳过了懒狗。你好，世界！",
     "sili sati luli = bubo gevo zego\nsupi sati niki silik namik satik = gevo",
 )
+SPACED = (" one space", "  two  spaces", " ", "▁")  # texts that begin with a space, which some kinds drop in decoding
 SIZE = 340
 # Pre-tokenization of these models: contractions, letters, digits, punctuation, line breaks.
 _QWEN_WORDS = (

@@ -49,6 +49,10 @@ def test_ids_and_texts_equal_those_of_transformers(made, kind):
         assert front + ids == reference(text).input_ids, text
         assert tokenizer.encode(text) == ids
         assert tokenizer.decode(ids) == reference.decode(front + ids, skip_special_tokens=True) == text
+    for text in MADE["SPACED"]:
+        ids = tokenizer.encode(text)
+        assert front + ids == reference(text).input_ids, text
+        assert tokenizer.decode(ids) == reference.decode(ids, skip_special_tokens=True)
 
 
 DECOMPOSED = "Stra\u00dfe nai\u0308ve cafe\u0301, 12345 it's\n\n\n    four  spaces\u00a0\r\n a\u0300"

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[1]
 MADE = runpy.run_path(str(TESTS / "public_tokenizers.py"))
 DOCUMENTED = runpy.run_path(str(TESTS / "documented_rows.py"))["documented_rows"]("Tokenizer files")
 FIELDS = {"vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2}
-TEXTS = (*MADE["TEXTS"], "a <fox> , and <word>s .\n\n  it ' s", "x", "")
+TEXTS = (*MADE["TEXTS"], *MADE["SPACED"], "a <fox> , and <word>s .\n\n  it ' s", "x", "")
 FAST, CONFIG = "tokenizer.json", "tokenizer_config.json"
 ADDED = {
     "content": "<word>",
@@ -83,6 +83,17 @@ def templates(default=None, /, **additional):
     return change
 
 
+def of_class(name, model_type=None, **settings):
+    """Return a function that names a class, whose default special tokens the vocabulary lacks, and a model's type."""
+
+    def change(folder):
+        edit(tokenizer_class=name, pad_token="<unk>", mask_token="<unk>", **settings)(folder)
+        if model_type:
+            write("config.json", {"model_type": model_type, **FIELDS})(folder)
+
+    return change
+
+
 # Kind and changes of the tokenizers of each row that is read.
 READ = {
     "`tokenizer.json`": [("byte_level",), ("qwen",), ("gemma",)],
@@ -135,14 +146,21 @@ READ = {
                                 "pad_type_id": 0, "pad_token": "<unk>"}),
         ),
     ],
-    "`clean_up_tokenization_spaces`, `legacy`, `model_max_length`, `padding_side`": [
+    "`clean_up_tokenization_spaces`, `model_max_length`, `padding_side`": [
         ("byte_level", edit(clean_up_tokenization_spaces=True, model_max_length=3, padding_side="left")),
-        ("byte_fallback", edit(legacy=True, clean_up_tokenization_spaces=True)),
+        ("byte_fallback", edit(clean_up_tokenization_spaces=True)),
     ],
-    "`tokenizer_class`": [
-        ("byte_fallback", edit(tokenizer_class="LlamaTokenizerFast"), edit(FAST, added_tokens=[])),
-        ("metaspace", edit(tokenizer_class="LlamaTokenizer", add_prefix_space=True)),
-        ("byte_level", edit(tokenizer_class="LlamaTokenizerFast")),
+    "`tokenizer_class`, `model_type`, `add_prefix_space`, `legacy`": [
+        ("byte_fallback", of_class("LlamaTokenizerFast")), ("byte_fallback", of_class("LlamaTokenizer", legacy=True)),
+        ("byte_fallback", of_class("LlamaTokenizer", "mistral")), ("byte_fallback", of_class(None, "llama")),
+        ("metaspace", of_class("LlamaTokenizer", add_prefix_space=True)), ("gemma", of_class("LlamaTokenizer")),
+        ("metaspace", of_class("LlamaTokenizer", add_prefix_space=False)), ("gemma", of_class("GemmaTokenizerFast")),
+        ("byte_level", of_class("LlamaTokenizerFast")), ("llama3", of_class("PreTrainedTokenizerFast", "llama")),
+        ("llama3", of_class("PreTrainedTokenizer", "qwen2")), ("llama3", of_class("Qwen2Tokenizer", "llama")),
+        ("qwen", of_class("GPT2Tokenizer", "llama")), ("qwen", of_class("GPT2Tokenizer", "olmo2")),
+        ("byte_level", of_class(None, "gpt_neox")), ("byte_level", of_class("GPTNeoXTokenizer", "llama")),
+        ("byte_level", of_class("GPT2Tokenizer", add_prefix_space=True)), ("gpt_neox", of_class(None, "qwen3")),
+        ("byte_level", of_class("GPT2Tokenizer", added_tokens_decoder={"341": SPECIAL})),
     ],
     "`chat_template.jinja`, `chat_template`, `additional_chat_templates`": [
         ("byte_level", edit(chat_template="config"), templates("default file")),
@@ -179,10 +197,11 @@ REFUSED = {
         ("byte_level", {"vocab_size": 339}, edit(), "has 340 ids, but the model has 339 embeddings"),
         ("byte_level", {"vocab_size": 340}, edit(pad_token="[PAD]"), "has 341 ids, but the model has 340 embeddings"),
     ],
-    "`tokenizer_class` or `add_prefix_space` that contradicts the tokenizer's file": [
-        ("byte_fallback", {}, edit(tokenizer_class="LlamaTokenizer"), "adds a space after '<fox>', but"),
-        ("metaspace", {}, edit(tokenizer_class="LlamaTokenizer", add_prefix_space=False), "add_prefix_space = False"),
+    "`add_prefix_space` that contradicts `tokenizer.model`": [
         ("sentence_pieces", {}, edit(add_prefix_space=False), "add_prefix_space = False, but .* adds a space"),
+    ],
+    "other classes of transformers": [
+        ("byte_level", {}, edit(tokenizer_class="CohereTokenizer"), "tokenizer_class = 'CohereTokenizer' is not a"),
     ],
     "`post_processor` with other tokens": [
         ("byte_level", {}, post_process("<s> <s> $A"), "post_processor adds 2 tokens in front of a text"),
@@ -259,7 +278,8 @@ def reference(folder):
 @pytest.mark.parametrize(("row", "case"), [(row, case) for row, cases in READ.items() for case in cases])
 def test_ids_and_texts_are_those_of_transformers(row, case, changed):
     folder = changed(*case)
-    tokenizer, expected = load_hugging_face_tokenizer(folder, FIELDS), reference(folder)
+    model = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else FIELDS
+    tokenizer, expected = load_hugging_face_tokenizer(folder, model), reference(folder)
     special = tokenizer.special_tokens
     front = [] if special.bos_id is None else [special.bos_id]
     assert (special.eos_id, tokenizer.vocab_size) == (expected.eos_token_id, len(expected))
@@ -271,7 +291,7 @@ def test_ids_and_texts_are_those_of_transformers(row, case, changed):
     assert tokenizer.decode([special.eos_id]) == expected.decode([special.eos_id], skip_special_tokens=True) == ""
     if expected.chat_template is not None:
         assert tokenizer.chat_format.template == expected.get_chat_template()
-    (folder / "config.json").write_text(json.dumps({**FIELDS, "model_type": "llama"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **model}))
     assert load_tokenizer(folder).digest == tokenizer.digest
 
 

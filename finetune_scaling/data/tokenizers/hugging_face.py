@@ -28,6 +28,7 @@ from finetune_scaling.data.tokenizers.chat_format import (
 )
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
 from finetune_scaling.data.tokenizers.subword_models import FastModel, SentencePieceModel, SubwordModel
+from finetune_scaling.data.tokenizers.tokenizer_class import class_parts
 from finetune_scaling.errors import DataError
 from finetune_scaling.files import Location, disk_errors, read_json, read_json_object, read_text_file, sha256
 
@@ -46,7 +47,9 @@ GENERATION_CONFIG = "generation_config.json"
 MODEL_FIELDS = "model_fields.json"  # the fields of a model that its tokenizer and exports need, next to copied files
 _MODEL_CONFIG = "config.json"
 _GENERATION = "generation_config"  # field with the content of GENERATION_CONFIG
-_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", _GENERATION)
+_FIELDS = (
+    "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "model_type", "tokenizer_class", _GENERATION,
+)  # fmt: skip
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -171,8 +174,7 @@ def load_hugging_face_tokenizer(directory: Location, model_fields: Mapping[str, 
     """
     added, config = read_added_tokens(directory)
     _check_fast_files(directory, config)
-    model, file = _read_model(directory, added)
-    _check_class(directory, model, config)
+    model, file = _read_model(directory, added, config, model_fields)
     embedding_rows = model_fields["vocab_size"]
     if not isinstance(embedding_rows, int):
         raise DataError(
@@ -206,14 +208,19 @@ def _chat_format(
     return read_chat_format(directory, config, texts_by_name)
 
 
-def _read_model(directory: Location, added: AddedTokens) -> tuple[SubwordModel, Location]:
+def _read_model(
+    directory: Location, added: AddedTokens, config: Mapping[str, Any], model_fields: Mapping[str, Any]
+) -> tuple[SubwordModel, Location]:
     fast, slow = directory / FAST_FILE, directory / SENTENCEPIECE_FILE
     if fast.is_file():
-        return FastModel(read_text_file(fast, fix="copy the model's own"), str(fast), added), fast
+        model = FastModel(read_text_file(fast, fix="copy the model's own"), str(fast), added)
+        return model.replaced(class_parts(model.fields, config, model_fields, directory)), fast
     if slow.is_file():
         with disk_errors(slow, reading=True):
             data = slow.read_bytes()
-        return SentencePieceModel(data, str(slow), added), slow
+        pieces = SentencePieceModel(data, str(slow), added)
+        _check_prefix_space(directory, pieces, config)
+        return pieces, slow
     raise DataError(
         f"{directory}: has no {FAST_FILE} and no {SENTENCEPIECE_FILE}; give the directory of the model's tokenizer: "
         "--tokenizer=DIR. From other files, such as vocab.json and merges.txt, transformers writes a "
@@ -231,24 +238,14 @@ def _check_fast_files(directory: Location, config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_class(directory: Location, model: SubwordModel, config: Mapping[str, Any]) -> None:
-    """Raise DataError where the class that transformers 5 uses would split texts in another way than the file.
-
-    Its tokenizer classes keep a file's vocabulary but replace its normalizer and pre-tokenizer by their own.
-    """
-    name, file = str(config.get("tokenizer_class")).removesuffix("Fast"), directory / TOKENIZER_CONFIG_FILE
-    if isinstance(model, FastModel) and name in ("None", "PreTrainedTokenizer", "TokenizersBackend"):
-        return
+def _check_prefix_space(directory: Location, model: SentencePieceModel, config: Mapping[str, Any]) -> None:
+    """Raise DataError where tokenizer_config.json contradicts the file about the space in front of a text."""
     asked, adds = config.get("add_prefix_space"), model.encode(["a"]) != model.continuation.encode(["a"])
     if asked not in (None, adds):
         raise DataError(
-            f"{file}: add_prefix_space = {asked}, but the tokenizer's file {'adds a' if adds else 'adds no'} space in "
-            "front of a text; copy both files from the same model, or set the field to what the model was trained with"
-        )
-    if isinstance(model, FastModel) and name == "LlamaTokenizer" and (token := model.split_with_prefix_space):
-        raise DataError(
-            f"{directory / FAST_FILE}: the normalizer adds a space after {token!r}, but {name} of transformers 5 does "
-            "not; write the file again with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            f"{directory / TOKENIZER_CONFIG_FILE}: add_prefix_space = {asked}, but the tokenizer's file "
+            f"{'adds a' if adds else 'adds no'} space in front of a text; copy both files from the same model, or set "
+            "the field to what the model was trained with"
         )
 
 

@@ -31,7 +31,7 @@ class FastModel:
     def __init__(self, text: str, name: str, added: AddedTokens):
         """Parse the file's text, and add tokens. Raises DataError, with `name`, if it is not a tokenizer.json."""
         try:
-            self._fields = parse_json(text)
+            self.fields = parse_json(text)
             self._tokenizer, self.changes = _load_fast(text, added)
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"{name}: not a file of the tokenizers library ({error}); copy the model's own") from error
@@ -44,11 +44,20 @@ class FastModel:
     def continuation(self) -> "FastModel":
         """Return the model without an added space in front of texts; this model if the file adds none."""
         changed = {
-            **self._fields,
-            "normalizer": _without_prefix_space(self._fields.get("normalizer")),
-            "pre_tokenizer": _without_prefix_space(self._fields.get("pre_tokenizer")),
+            **self.fields,
+            "normalizer": _without_prefix_space(self.fields.get("normalizer")),
+            "pre_tokenizer": _without_prefix_space(self.fields.get("pre_tokenizer")),
         }
-        return self if changed == self._fields else FastModel(json.dumps(changed), self._name, self._added)
+        return self if changed == self.fields else FastModel(json.dumps(changed), self._name, self._added)
+
+    def replaced(self, parts: Mapping[str, Any]) -> "FastModel":
+        """Return the model with other parts of its file; this model without any."""
+        if not parts:
+            return self
+        model = FastModel(json.dumps({**self.fields, **parts}), self._name, self._added)
+        options = {name: part for name, part in parts.get("model", {}).items() if name not in ("vocab", "merges")}
+        model.changes.append(json.dumps({**parts, "model": options}))
+        return model
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
@@ -67,7 +76,7 @@ class FastModel:
     @functools.cached_property
     def _parsing_tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that parses special tokens."""
-        return _load_fast(json.dumps(self._fields), self._added)[0]
+        return _load_fast(json.dumps(self.fields), self._added)[0]
 
     def token_ends(self, text: str) -> list[int]:
         """Return the number of characters of the text up to the end of each token."""
@@ -79,7 +88,7 @@ class FastModel:
 
     def token_bytes(self) -> list[bytes]:
         """Return the bytes of every token. Raises DataError if the file's decoder is not one of Llama models'."""
-        decoder = self._fields.get("decoder") or {}
+        decoder = self.fields.get("decoder") or {}
         steps = {step.get("type") for step in decoder.get("decoders", [decoder])}
         if "ByteLevel" in steps:
             to_bytes = _byte_level_bytes
@@ -101,14 +110,6 @@ class FastModel:
     def token_id(self, token: str) -> int | None:
         """Return the id of a token; None if the vocabulary lacks it."""
         return self._tokenizer.token_to_id(token)
-
-    @property
-    def split_with_prefix_space(self) -> str | None:
-        """An added token within texts after which the normalizer adds a space, as in front of a text; None without."""
-        if '"Prepend"' not in json.dumps(self._fields.get("normalizer")):
-            return None
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        return next((token.content for token in added if not token.special), None)
 
     def _find_outer_ids(self) -> tuple[list[int], list[int]]:
         """Return the ids that the post-processor adds in front of a text and after it."""
@@ -164,7 +165,7 @@ class SentencePieceModel:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
         try:
-            return self._processor.encode(list(texts), num_threads=1)
+            return [self._processor_of(text).encode([text], num_threads=1)[0] for text in texts]
         except (TypeError, UnicodeEncodeError) as error:
             raise encoding_error(texts, error) from error
 
@@ -183,7 +184,7 @@ class SentencePieceModel:
 
     def token_ends(self, text: str) -> list[int]:
         """Return the number of characters of the text up to the end of each token."""
-        return [end for _, end in self._processor.encode(text, out_type="offset_mapping")["offsets"]]
+        return [end for _, end in self._processor_of(text).encode(text, out_type="offset_mapping")["offsets"]]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode as the tokenizers library does: every byte that forms no character becomes U+FFFD."""
@@ -203,6 +204,14 @@ class SentencePieceModel:
             return self._special[token]
         token_id = self._processor.piece_to_id(token)
         return token_id if self._processor.id_to_piece(token_id) == token else None
+
+    def _processor_of(self, text: str) -> sentencepiece.SentencePieceProcessor:
+        """Return the processor of a text; as in transformers 5, it adds no space in front of one."""
+        return self._unprefixed if text.startswith((" ", SPACE_SYMBOL)) else self._processor
+
+    @functools.cached_property
+    def _unprefixed(self) -> sentencepiece.SentencePieceProcessor:
+        return sentencepiece.SentencePieceProcessor(model_proto=self._model + _KEEP_SPACES)
 
     def _add(self, token: AddedToken, recorded: int | None = None) -> None:
         """Add a special token with the next id, unless the file has it."""
