@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune_scaling.analysis.joint_fits import JointFits, fit_joint_laws
+from finetune_scaling.analysis.curve_fits import CurveFit, fit_curves
+from finetune_scaling.analysis.joint_fits import JOINT_LAWS, JointFits, fit_joint_laws, rows_by_method
 from finetune_scaling.configuration import choose
 from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
-from finetune_scaling.laws.forms.library import MULTIPLICATIVE
+from finetune_scaling.laws.fitting.joint_fit import JointFit
+from finetune_scaling.laws.fitting.requirements import why_no_curve
+from finetune_scaling.laws.forms.library import MULTIPLICATIVE, SINGLE
 from finetune_scaling.laws.points.table import PointsTable, read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
 from finetune_scaling.laws.uncertainty.intervals import Interval, percentile_interval
 from finetune_scaling.recommendation.advice import Advice
 from finetune_scaling.recommendation.advisor import advise
 from finetune_scaling.recommendation.question import Question, choose_task, make_question
-from finetune_scaling.report.records import joint_record
-from finetune_scaling.report.tables import laws_table
 
 if TYPE_CHECKING:  # matplotlib takes longer to import than the laws
     from finetune_scaling.report.plots import ReportFigure
@@ -45,9 +46,13 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted(JointFits):
-    """The multiplicative and the additive law, fitted to every method of some tasks."""
+    """The multiplicative and the additive law, fitted to every method of some tasks.
+
+    curve_fits: the single law over dataset size at each factor value, of methods without a joint law over model size.
+    """
 
     tasks: tuple[str, ...]
+    curve_fits: tuple[CurveFit, ...] = ()
 
     def predict(
         self,
@@ -56,13 +61,14 @@ class Fitted(JointFits):
         examples: float,
         factor: str = "model",
         task: str | None = None,
-        law: str = MULTIPLICATIVE.name,
+        law: str | None = None,
     ) -> Prediction:
         """Return the predicted loss of a method at a factor's value x after finetuning on `examples` examples.
 
-        task: optional where only one task was fitted. Raises ConfigError on an unknown task, method or factor and on
-        numbers that are not positive, DataError where the points do not suffice to fit the law, or where it does not
-        fit them.
+        task: optional where only one task was fitted. law: None for the multiplicative law, or the single law, at the
+        measured values of x, where no joint law was fitted over the factor. Raises ConfigError on an unknown task,
+        method, factor or law and on numbers that are not positive, DataError where the points do not suffice to fit the
+        law, or where it does not fit them.
         """
         for name, value in (("x", x), ("examples", examples)):
             if not 0 < value < float("inf"):
@@ -70,31 +76,58 @@ class Fitted(JointFits):
         task = choose_task(self.tasks, task)
         methods = dict.fromkeys(self.table.settings.loc[self.table.settings["task"] == task, "method"], "")
         choose(methods, method, "method")
-        own = self.fits.get((task, method, law))
-        if own is None:
-            reasons = [s.reason for s in self.skipped if (s.task, s.method, s.law) == (task, method, law)]
-            raise DataError(
-                f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons) or 'unknown law'}). Fix: give a "
-                "method and law that `parameters` lists, or add points"
-            )
-        choose({f: f for f in own.factors}, factor, "factor")
+        own = self._fitted_law(task, method, factor, x, law)
         if not own.fits_well:
             raise DataError(
-                f"{task}, {method}: no prediction by the {law} law, since {own.lack_of_fit}. Fix: give another law, or "
-                "add points"
+                f"{task}, {method}: no prediction by the {own.law.name} law, since it does not fit the points "
+                f"(relative error {own.log_rmse:.0%}). Fix: give another law, or add points"
             )
-        replicates = own.predict_loss_replicates(factor, x, examples)
-        loss = float(own.predict_loss(factor, x, examples))
-        return Prediction(loss, percentile_interval(replicates), replicates)
+        loss, replicates = (f({"X": x, "D": examples}, factor) for f in (own.predict, own.predict_replicates))
+        if isinstance(own, CurveFit) and not own.shows_scatter:
+            return Prediction(float(loss), Interval(None, None), np.full_like(replicates, loss))
+        return Prediction(float(loss), percentile_interval(replicates), replicates)
+
+    def _fitted_law(self, task: str, method: str, factor: str, x: float, law: str | None) -> JointFit | CurveFit:
+        curves = {c.x: c for c in self.curve_fits if (c.task, c.method, c.factor) == (task, method, factor)}
+        joint = self.fits.get((task, method, law or MULTIPLICATIVE.name))
+        if law is None:
+            law = SINGLE.name if curves and (joint is None or factor not in joint.factors) else MULTIPLICATIVE.name
+        choose(dict.fromkeys((*(one.name for one in JOINT_LAWS), SINGLE.name), ""), law, "law")
+        if joint is not None and law != SINGLE.name:
+            choose(dict.fromkeys(joint.factors, ""), factor, "factor")
+            return joint
+        if law == SINGLE.name and x in curves:
+            return curves[x]
+        reasons = [s.reason for s in self.skipped if (s.task, s.method, s.law) == (task, method, law)]
+        if law == SINGLE.name:
+            at = f"only at x = {', '.join(f'{value:g}' for value in curves)}" if curves else "a joint law was"
+            reasons = [why_no_curve(self.rows(task, method)) or at]
+        raise DataError(
+            f"{task}, {method}: no {law} law was fitted ({'; '.join(reasons)}). Fix: give a method, law and x that "
+            "`parameters` lists, or add points"
+        )
+
+    @property
+    def _all(self) -> Sequence[JointFit | CurveFit]:
+        return (*self.fits.values(), *self.curve_fits)
 
     @property
     def parameters(self) -> pd.DataFrame:
-        """One row per parameter: estimate, 90 % interval, and whether the points determine it well, or why not."""
-        table = laws_table([joint_record(fit) for fit in self.fits.values()])
-        return table[["task", "method", "law", "parameter", "value", "low", "high", "identified", "why"]]
+        """One row per parameter: estimate, 90 % interval, and whether the points determine it well, or why not.
+
+        factor, x: the value that a single law was fitted at; empty for joint laws.
+        """
+        rows = [
+            {"task": fit.task, "method": fit.method, "law": fit.law.name, "parameter": name, **fit.record(name)}
+            | ({"factor": fit.factor, "x": fit.x} if isinstance(fit, CurveFit) else {})
+            for fit in self._all
+            for name in fit.parameters
+        ]
+        key, found = ("task", "method", "law", "parameter"), ("value", "low", "high", "identified", "why")
+        return pd.DataFrame(rows, columns=[*key, *found, "factor", "x"])
 
     def figure(self, task: str | None = None) -> "ReportFigure":
-        """Draw loss against finetuning examples, measured and by the multiplicative law, a panel per model size.
+        """Draw loss against finetuning examples, measured and by the laws of `parameters`, a panel per model size.
 
         A method that the law does not fit has no curve. task: optional where only one task was fitted. Returns a
         matplotlib figure. Raises ConfigError on an unknown task, DataError where no model size was varied.
@@ -111,7 +144,7 @@ class Fitted(JointFits):
                 "rows that vary the model size"
             )
         with mpl.rc_context(RC):
-            return draw_methods(self, task)
+            return draw_methods(self, task, self.curve_fits)
 
     def recommend(self, examples: float, budget: str | None = None, task: str | None = None, **options: Any) -> Advice:
         """Recommend a candidate; budget: as on the command line; options: of recommendation.question.make_question.
@@ -132,11 +165,15 @@ def fit(
     resampling: Resampling | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
-    """Fit the multiplicative and the additive law to every method of the tasks (None: all).
+    """Fit the multiplicative and the additive law to every method of the tasks (None: all), or else the single law.
 
     Raises ConfigError on an unknown task.
     """
     chosen = table.tasks if tasks is None else tuple(choose_task(table.tasks, task) for task in tasks)
     settings = settings or FitSettings()
     joint = fit_joint_laws(table, settings, tasks=chosen, resampling=resampling, progress=progress)
-    return Fitted(**vars(joint), tasks=chosen)
+    over_size = {(task, method) for (task, method, _), own in joint.fits.items() if "model" in own.factors}
+    rows = rows_by_method(table.settings[table.settings["task"].isin(chosen)])
+    alone = [own for task, method, own in rows if (task, method) not in over_size]
+    curves = tuple(curve for own in alone for curve in fit_curves(own, settings))
+    return Fitted(**vars(joint), tasks=chosen, curve_fits=curves)

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_scaling.analysis.analysis import Analysis, analyse
 from finetune_scaling.api import fit
+from finetune_scaling.errors import ConfigError, DataError
 from finetune_scaling.laws.fitting.huber_fit import FitSettings
 from finetune_scaling.laws.points.table import read_points
 from finetune_scaling.laws.uncertainty.bootstrap import Resampling
@@ -120,3 +121,23 @@ def test_losses_per_byte_are_shown_where_tokenizers_differ(tokenizers: tuple[str
         loss, per_byte = (section.tables[0].header.index(name) for name in ("loss", "loss per byte"))
         row = section.tables[0].rows[0]
         assert float(row[loss]) / float(row[per_byte]) == pytest.approx(4, rel=1e-3)
+
+
+@pytest.mark.parametrize("sizes", [(100, 300, 1000), (100, 300, 1000, 3000)], ids=["without scatter", "with scatter"])
+def test_the_single_law_predicts_where_no_joint_law_can_be_fitted(sizes: tuple[int, ...]) -> None:
+    rows = grid((1e6,), sizes, "full", "lora")
+    fitted = fit(read_points(rows), resampling=FEW)
+    found = fitted.parameters
+    assert set(found["law"]) == {"single"}
+    assert found.set_index(["method", "parameter"])["value"]["lora", "beta"] == pytest.approx(0.1, rel=1e-2)
+    assert set(found["x"]) == {1e6}
+    for law in (None, "single"):
+        predicted = fitted.predict("lora", 1e6, 2000, law=law)
+        assert predicted.loss == pytest.approx(40 / 1e6**0.2 / 2000**0.1 + 0.8, rel=1e-3)
+        assert (predicted.interval.low is None) == (len(sizes) == 3)  # as many points as parameters
+    estimates = fitted.recommend(2000).preferred.decision.estimates
+    assert {e.candidate.method: e.loss for e in estimates}["lora"] == pytest.approx(predicted.loss)
+    with pytest.raises(DataError, match=r"only at x = 1e\+06"):
+        fitted.predict("lora", 2e6, 2000)
+    with pytest.raises(ConfigError, match="law = 'singel' is unknown"):
+        fitted.predict("lora", 1e6, 2000, law="singel")
