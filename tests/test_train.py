@@ -137,7 +137,7 @@ MISTAKES = [
     ("lora", "--config.batch.size=many", ["config.batch.size", "many"]),
     ("lora", "config.limits = {'max_steps': '9'}", ["config.limits.max_steps = '9'", "expected int"]),
     ("pretrain", "--config.model.name=30kk", ["model.name = '30kk' is unknown", "'30k'"]),
-    ("lora", "--config.method.name=lorra", ["method.name = 'lorra' is unknown", "'lora'"]),
+    ("lora", "--config.method.name=lorra", ["--config.method.name=lorra: expected", " lora"]),
     ("lora", "config.task = {'name': 'wmt14_en_d'}", ["'wmt14_en_d'", "'wmt14_en_de'"]),
     ("pretrain", "config.corpus.dev[0]['source']['kind'] = 'gramar'", ["'gramar'", "'grammar'"]),
     ("lora", "config.name = undefined", ["error: --config: ", ".py:6: NameError: name 'undefined' is not defined"]),

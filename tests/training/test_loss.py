@@ -37,7 +37,10 @@ def losses(config: ModelConfig, tuning, params, batch):
     return loss.token_losses(LanguageModel(config, tuning.adapter), tuning, params, batch)
 
 
-@pytest.fixture(params=[{"name": "full"}, {"name": "prompt", "length": 3}], ids=["full", "prompt"])
+PROMPT = {"name": "prompt", "length": 3, "attends_to_input": False}  # packed texts share it
+
+
+@pytest.fixture(params=[{"name": "full"}, PROMPT], ids=["full", "prompt"])
 def compute(request, tiny_config, tuned):
     """batch -> losses [B, L]."""
     tuning, trainable, frozen = tuned(**request.param)

@@ -10,7 +10,7 @@ import pytest
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import TokenLayout
-from finetune_scaling.trees import parameter_count, path_name
+from finetune_scaling.trees import flatten, parameter_count, path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.partition import combine
@@ -60,7 +60,8 @@ def test_exactly_these_leaves_train(tiny_config, tiny_base, block, trains, added
     assert names(trainable) == trains
     assert names(frozen) == (BASE | added) - trains
     assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} == {jnp.dtype("float32")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} <= {jnp.dtype("bfloat16")}
+    for name, leaf in flatten(frozen).items():
+        assert leaf.dtype == (jnp.float32 if name.endswith(("scale", "bias")) else jnp.bfloat16)
     jax.tree.map(np.testing.assert_array_equal, tiny_base, before)
 
 
