@@ -38,7 +38,7 @@ class Throughput:
         """
         previous, seconds = self._step, time.monotonic() - self._since
         self._step, self._since = step, time.monotonic()
-        if previous is None or step == previous:
+        if previous is None or step == previous or seconds <= 0:  # a clock may stand still
             return _peak_memory()
         steps_per_second = (step - previous) / seconds
         flops = steps_per_second * self.flops_per_step

@@ -181,7 +181,7 @@ def test_unsupported_model_type_names_the_nearest_family(model_type, fields, mes
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("Mistral 7B v0.1", {"layer_types": ["sliding_attention", "full_attention"]}, "layer_types = "),
+        ("Mistral 7B v0.1", {"layer_types": ["sliding_attention", "full_attention"]}, "layer_types lists 2 layers"),
         ("Qwen 2.5 0.5B", {"layer_types": ["sliding_attention"] * 24}, "layer_types = "),
         (
             "Qwen 2.5 0.5B",
