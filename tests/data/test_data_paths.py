@@ -11,20 +11,20 @@ from finetune_scaling.data.tasks import TASKS
 
 PART = {"source_field": "a", "target_field": "b", "source_language": "en", "target_language": "de"}
 RELATIVE = {"kind": "files", "path": "x/train.jsonl"}
-FOUND = {**RELATIVE, "data_dir": "/work"}
+FOUND = {**RELATIVE, "data_dir": "/elsewhere"}
 
 
 @pytest.fixture(autouse=True)
 def work(monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setattr("os.getcwd", lambda: "/work")
+    monkeypatch.setattr("os.getcwd", lambda: "/elsewhere")
 
 
 @pytest.mark.parametrize(
     ("given", "recorded"),
     [
         (RELATIVE, FOUND),
-        ({**RELATIVE, "data_dir": "data"}, {**RELATIVE, "data_dir": "/work/data"}),
+        ({**RELATIVE, "data_dir": "data"}, {**RELATIVE, "data_dir": "/elsewhere/data"}),
         ({**RELATIVE, "data_dir": "gs://bucket/data"}, None),
         ({**RELATIVE, "path": "/abs.jsonl", "data_dir": None}, None),
         ({**RELATIVE, "path": "~/x.jsonl"}, {**RELATIVE, "path": "/home/me/x.jsonl"}),
@@ -56,7 +56,7 @@ def test_files_of_a_named_task_are_recorded_and_are_the_same_task(name):
     parts = zip(sum(found.splits().values(), ()), sum(preset.splits().values(), ()), strict=True)
     for part, given in parts:
         if isinstance(given.source, FilesSource):
-            assert str(part.source) == f"/work/{given.source}"
+            assert str(part.source) == f"/elsewhere/{given.source}"
         else:
             assert part == given
     if recorded != {"name": name, "test": None}:
@@ -67,4 +67,4 @@ def test_files_of_a_named_task_are_recorded_and_are_the_same_task(name):
 def test_a_directory_of_all_sources_is_recorded_alone():
     task = jsonl_task("mine", "translation", ("en", "de"), ("en", "de"), "a.jsonl", "b.jsonl")
     recorded = with_absolute_data({"task": {**task, "sources": {"data_dir": "data"}}})["task"]
-    assert recorded == {**task, "sources": {"data_dir": "/work/data"}}
+    assert recorded == {**task, "sources": {"data_dir": "/elsewhere/data"}}
