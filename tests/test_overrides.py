@@ -53,6 +53,8 @@ def samples(hint: Any) -> dict[str, Any]:
         return samples(arguments[0])
     if origin is Literal:
         return {str(option): option for option in arguments}
+    if arguments == (int, int):
+        return {"4,7": (4, 7), "[4, 7]": (4, 7)}
     if origin is tuple:
         return LISTS.get(arguments[0], {} if dataclasses.is_dataclass(arguments[0]) else LISTS[str])
     found: dict[str, Any] = {}
