@@ -25,6 +25,7 @@ from finetune_scaling.trees import Tree
 
 Example = Mapping[str, Any]
 GREEDY = DecodingConfig()
+MANY_CUT = 0.05  # share of hypotheses cut off at the length limit, above which the limit may be wrong
 
 
 class Losses(NamedTuple):
@@ -152,11 +153,9 @@ def limit_warning(summary: Mapping[str, Any], limit: int) -> str:
     if not summary["at_limit"]:
         return ""
     limited, count = summary["at_limit"], summary["generated"]
-    return (
-        f"{limited} of {count} hypotheses ({limited / count:.0%}) reached the length limit of {limit} tokens before "
-        "they ended, so their scores are those of cut texts; raise the task's max_target_tokens or "
-        "decoding.max_new_tokens if the references are as long"
-    )
+    cut = f"{limited} of {count} hypotheses ({limited / count:.0%}) were cut off at the limit of {limit} tokens"
+    fix = "; raise the task's max_target_tokens or decoding.max_new_tokens if the references are as long"
+    return cut + (fix if limited > MANY_CUT * count else "")
 
 
 def pooled_values(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

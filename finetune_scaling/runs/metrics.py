@@ -181,7 +181,7 @@ class ProgressReporter:
     def _line(self, step: int, now: float, values: Mapping[str, Any]) -> str:
         rate = (step - self._start) / max(now - self._started, 1e-9)
         left = datetime.timedelta(seconds=round((self._total - step) / rate)) if rate else "?"
-        shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = " ".join(f"{name} {value:{'.4g' if value < 1e4 else ',.0f'}}" for name, value in values.items())
         return f"{self._title}: step {step}/{self._total}, {rate:.1f} steps/s, {left} left, {shown}"
 
 

@@ -129,7 +129,10 @@ def test_hypotheses_that_the_length_limit_ends_are_counted(base, monkeypatch):
     )
     assert (summary["generated"], summary["at_limit"]) == (3, 2)
     assert [row["at_limit"] for row in rows] == [True, False, True]
-    assert "2 of 3 hypotheses (67%) reached the length limit of 12 tokens" in scoring.limit_warning(summary, 12)
+    assert "2 of 3 hypotheses (67%) were cut off at the limit of 12 tokens; raise" in scoring.limit_warning(summary, 12)
+    few = scoring.limit_warning({"at_limit": 1, "generated": 100}, 12)
+    assert "1 of 100" in few
+    assert "raise" not in few
     assert scoring.limit_warning({**summary, "at_limit": 0}, 12) == ""
     assert (pooled_values({"x": summary, "y": summary})["generated"], pooled_values({"x": summary})["at_limit"]) == (
         6,
