@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,9 +96,7 @@ def initialize_model(run_config: RunConfig) -> TunedModel:
     check_length(config, tuning, run_config.sequence.length)
     sharding = make_model_sharding(config, run_config.sharding)
     rng = jax.random.key(run_config.seeds.parameters)
-    text = tuning.initial_text
-    tokens = tokens_by_frequency(tokenizer) if text is None else tokenizer.encode(text)
-    trainable, frozen = attach(config, tuning, rng, params, tokens, sharding)
+    trainable, frozen = attach(config, tuning, rng, params, initial_tokens(tuning, tokenizer), sharding)
     return TunedModel(config, tuning, trainable, frozen, tokenizer, metadata, sharding)
 
 
@@ -291,12 +290,20 @@ def _check_tokenizer(
         )
 
 
-def tokens_by_frequency(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of ordinary text pieces, most frequent first, which is the order of SentencePiece and BPE ids."""
+def initial_tokens(tuning: TuningMethod, tokenizer: Tokenizer) -> list[int]:
+    """Return the token ids that a method starts from; none where it reads none."""
+    if tuning.initial_text is not None:
+        return tokenizer.encode(tuning.initial_text)
+    return _frequent_tokens(tokenizer, tuning.frequent_tokens) if tuning.frequent_tokens else []
+
+
+def _frequent_tokens(tokenizer: Tokenizer, count: int) -> list[int]:
+    """Return the first `count` ids of ordinary text pieces; SentencePiece and BPE ids are ordered by frequency."""
     own = tokenizer.special_tokens
     special = {tokenizer.pad_id, own.eos_id, own.bos_id, own.unk_id, *own.mode_ids.values(), *own.sentinel_ids}
-    ordinary = [i for i in range(tokenizer.vocab_size) if i not in special and tokenizer.decode([i]).strip("\ufffd")]
-    return ordinary or [own.eos_id if own.unk_id is None else own.unk_id]
+    candidates = (i for i in range(tokenizer.vocab_size) if i not in special)
+    ordinary = (i for i in candidates if tokenizer.decode([i]).strip("\ufffd"))  # others are parts of a character
+    return list(itertools.islice(ordinary, count)) or [own.eos_id if own.unk_id is None else own.unk_id]
 
 
 def _with_structure_of(target: Tree, params: Params, directory: Location) -> Tree:

@@ -27,7 +27,8 @@ def attach(
     """Return trainable (float32) and frozen parameters (see cast_frozen) of a method on `base`, or on a new model.
 
     Parameters that the base lacks (adapters, prompts) are initialized, sharded by `sharding`; the base's own leaves are
-    not copied. tokens: token ids for methods that start from embeddings, see TuningMethod.initial_text.
+    not copied. tokens: token ids for methods that start from embeddings, see TuningMethod.initial_text
+    and frequent_tokens.
     """
     model_rng, new_rng = jax.random.split(rng)
     model = LanguageModel(config, tuning.adapter)

@@ -45,7 +45,8 @@ class TuningMethod:
     size:          the PET size of scaling laws (prompt length, rank, width); None if the method has none
     adapter:       computation that the method adds to the model's layers (models/adapters.py)
     new_params:    (rng, model config, parameters, token ids) -> parameters to add or replace
-    initial_text:  a text whose token ids `new_params` receives; None: all token ids, the most frequent first
+    initial_text:  a text whose token ids `new_params` receives; None: the most frequent token ids
+    frequent_tokens: number of the most frequent token ids that `new_params` receives without an initial_text
     soft_prompt:   parameters -> embeddings [P, D] that precede every text
     prompt_length: P, which positions and cache sizes need before there are parameters
     prompt_attends_to_input: whether the soft prompt attends to the input of a prefix LM
@@ -60,6 +61,7 @@ class TuningMethod:
     adapter: LayerAdapter | None = None
     new_params: Callable[[Array, ModelConfig, Params, Array], Params] | None = None
     initial_text: str | None = None
+    frequent_tokens: int = 0
     soft_prompt: Callable[[Params], Array] | None = None
     prompt_length: int = 0
     prompt_attends_to_input: bool = False

@@ -48,6 +48,11 @@ class PrefixOptions:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"method.{name} = {getattr(self, name)} must be at least 1")
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the prefix starts from tokens."""
+        return self.initialization == "vocabulary" and self.length > 0
+
 
 @dataclasses.dataclass(frozen=True)
 class PrefixAdapter(LayerAdapter):
@@ -79,13 +84,14 @@ class PrefixInitializer:
         config = dataclasses.replace(config, compute_dtype="float32", attention="plain", remat="none")
         model = LanguageModel(config)
         token_rng, mlp_rng = jax.random.split(rng)
-        chosen = sample_tokens(token_rng, tokens, options.frequent, options.length)[None]
-        vocabulary = options.initialization == "vocabulary" and options.length > 0
+        chosen = None
+        if options.reads_tokens:
+            chosen = sample_tokens(token_rng, tokens, options.frequent, options.length)[None]
         if options.mlp_width is not None:
             shape = (options.length, config.model_dim)
-            embedding = model.embed(params, chosen)[0] if vocabulary else jax.random.normal(token_rng, shape)
+            embedding = jax.random.normal(token_rng, shape) if chosen is None else model.embed(params, chosen)[0]
             return {"prefix": {"embedding": embedding, **_new_mlp(mlp_rng, config, options.mlp_width)}}
-        return key_values_of(model, params, chosen) if vocabulary else {}
+        return {} if chosen is None else key_values_of(model, params, chosen)
 
 
 def _new_mlp(rng: Array, config: ModelConfig, width: int) -> Params:
@@ -151,6 +157,7 @@ def build(options: PrefixOptions) -> TuningMethod:
         size=options.length,
         adapter=PrefixAdapter(options.length),
         new_params=PrefixInitializer(options),
+        frequent_tokens=options.frequent if options.reads_tokens else 0,
         soft_prompt=Placeholders(options.length),
         prompt_length=options.length,
         derived=None if mlp is None else computed_prefix,

@@ -83,6 +83,7 @@ def build(options: PromptOptions) -> TuningMethod:
         size=options.length,
         new_params=PromptInitializer(options),
         initial_text=options.text or None,
+        frequent_tokens=options.frequent if options.initialization == "vocabulary" else 0,
         soft_prompt=_soft_prompt,
         prompt_length=options.length,
         prompt_attends_to_input=options.attends_to_input,

@@ -8,8 +8,10 @@ import pytest
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.models.language_model import LanguageModel
-from finetune_scaling.runs.model_loading import initialize_model, load_base, with_base_tokenizer
+from finetune_scaling.runs.model_loading import initial_tokens, initialize_model, load_base, with_base_tokenizer
 from finetune_scaling.runs.run_config import read_run_config
+from finetune_scaling.tuning.method import configure
+from finetune_scaling.tuning.registry import METHODS
 
 
 def test_a_soft_prompt_starts_from_the_tokens_of_its_text(tiny_runs):
@@ -22,6 +24,30 @@ def test_a_soft_prompt_starts_from_the_tokens_of_its_text(tiny_runs):
     assert len(set(tokens)) > 1
     expected = LanguageModel(base.config).embed(base.params, tokens[None])[0]
     np.testing.assert_array_equal(model.trainable["prompt"]["embedding"], expected)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("prompt", "prefix")])
+def test_the_vocabulary_is_decoded_for_no_other_method(tiny_runs, monkeypatch, method):
+    tokenizer = load_tokenizer(str(tiny_runs.tokenizer))
+    monkeypatch.setattr(tokenizer, "decode", None)
+    assert initial_tokens(configure(METHODS, {"name": method}), tokenizer) == []
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_methods_read_as_many_frequent_tokens_as_they_sample_from(tiny_runs, method):
+    tokenizer = load_tokenizer(str(tiny_runs.tokenizer))
+    few = initial_tokens(configure(METHODS, {"name": method, "frequent": 20}), tokenizer)
+    assert len(few) == 20
+    assert few == sorted(few)
+    assert not set(few) & set(tokenizer.special_token_ids.values())
+    assert all("\ufffd" not in tokenizer.decode([i]) for i in few)
+    assert initial_tokens(configure(METHODS, {"name": method, "initialization": "random"}), tokenizer) == []
+
+
+def test_a_random_prefix_needs_no_tokens(tiny_runs):
+    method = {"length": 3, "initialization": "random", "mlp_width": 4}
+    model = initialize_model(read_run_config(tiny_runs.config("prefix", method=method)))
+    assert model.trainable["prefix"]["embedding"].shape == (3, model.config.model_dim)
 
 
 def test_the_default_tokenizer_is_that_of_the_base(tiny_runs, tmp_path):
