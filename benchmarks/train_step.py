@@ -19,6 +19,7 @@ import numpy as np
 
 import measuring
 from finetune_scaling import process_setup
+from finetune_scaling.models.attention_choice import resolve_attention
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config
 from finetune_scaling.training.flops import training_flops
@@ -81,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=256, help="tokens of a ladder shape's row")
     parser.add_argument("--vocabulary", type=int, default=8192, help="of a ladder shape")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    parser.add_argument("--attention", default="auto", help="implementation, a value of model.attention")
     parser.add_argument("--warmup", type=int, default=2, help="untimed steps; the first one compiles")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--paced", action="store_true", help="run one step per line on stdin")
@@ -99,6 +101,9 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     """Time one shape and method; return the figures."""
     shape = shape_named(name, arguments)
     tuning = configure(METHODS, {"name": "full" if method == "fmt" else method, **OPTIONS[method]})
+    model = dataclasses.replace(shape.model, attention=arguments.attention)
+    model = resolve_attention(model, jax.default_backend(), shape.length + tuning.prompt_length)
+    shape = dataclasses.replace(shape, model=model)
     trainer = Trainer(shape, tuning, OPTIMIZERS[arguments.optimizer])
     matmul = matmul_gflops(shape.model.compute_dtype)
     timing = measuring.time_steps(trainer.step, arguments.warmup, arguments.steps, arguments.paced)
@@ -106,6 +111,7 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     return {
         "peer": "finetune_scaling", "jax": jax.__version__, "device": jax.devices()[0].device_kind,
         "shape": name, "method": method, "optimizer": arguments.optimizer, "dtype": shape.model.compute_dtype,
+        "attention": shape.model.attention,
         "parameters": count_parameters(shape.model).total, "batch": shape.batch, "length": shape.length,
         **timing.rounded(),
         "steps_per_s": round(1 / timing.median_s, 3),

@@ -43,7 +43,7 @@ def compiled() -> dict:
 @pytest.mark.slow
 def test_small_step_compiled_for_a_tpu(compiled: dict) -> None:
     assert (compiled["chips"], compiled["accelerator_type"], compiled["fits"]) == (4, "v5litepod-4", True)
-    assert compiled["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert (compiled["mesh"], compiled["attention"]) == ({"data": 2, "fsdp": 2, "tensor": 1}, "flash")
     assert compiled["hbm_bytes"] == int(15.75 * 2**30)
     assert 0 < compiled["argument_bytes"] <= compiled["peak_bytes"] < 2**27
     assert compiled["collectives"]["all-reduce"]["bytes"] > 0  # gradients, over data

@@ -11,7 +11,7 @@ import jax
 from finetune_scaling.data.tokenizers.interface import Tokenizer
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.evaluation.context_checks import check_generation
-from finetune_scaling.models.attention import check_attention
+from finetune_scaling.models.attention_choice import check_attention
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.runs.metrics import check_writers

@@ -13,6 +13,7 @@ import jax
 
 import finetune_scaling
 from finetune_scaling import configuration
+from finetune_scaling.models.attention_choice import resolve_attention
 from finetune_scaling.models.config import count_parameters
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
@@ -53,6 +54,12 @@ def _default_name(run_config: RunConfig, model: TunedModel) -> str:
     return " ".join(filter(None, (task, Path(public).name, model.tuning.name)))
 
 
+def attention_in_training(run_config: RunConfig, model: TunedModel) -> str:
+    """Return the implementation of attention in the run's train step on the available devices."""
+    positions = run_config.row_length + model.tuning.prompt_length
+    return resolve_attention(model.config, jax.default_backend(), positions).attention
+
+
 def training_record(
     run_config: RunConfig, data: RunData, model: TunedModel, progress: TrainingProgress
 ) -> dict[str, Any]:
@@ -70,6 +77,7 @@ def training_record(
         "trainable_parameters": parameter_count(model.trainable),
         "compute_dtype": model.config.compute_dtype,
         "matmul_precision": model.config.matmul_precision,
+        "attention": attention_in_training(run_config, model),
         "pretrain_tokens": pretrain_tokens(base),
         "finetune_examples": data.train.statistics["examples"] if data.task else None,
         "learning_rate": run_config.schedule_config.learning_rate,

@@ -24,7 +24,7 @@ from finetune_scaling.evaluation.scoring import limit_warning, pooled_values, ro
 from finetune_scaling.experiments.checks import check_run, check_steps
 from finetune_scaling.experiments.loop import InTrainingEvaluation, LoopSettings, TrainingLoop
 from finetune_scaling.experiments.profiling import ProfileWindow
-from finetune_scaling.experiments.record import checkpoint_metadata, environment, training_record
+from finetune_scaling.experiments.record import attention_in_training, checkpoint_metadata, environment, training_record
 from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
@@ -138,6 +138,7 @@ def _train(
 ) -> tuple[TunedModel, TrainingProgress]:
     """Train; return the model with its best parameters (pretraining: its last)."""
     log.info("parameters:\n%s", format_table(table(model.trainable, model.frozen)))
+    log.info("attention: %s (model.attention = %r)", attention_in_training(run_config, model), model.config.attention)
     settings = loop_settings(run_config, data.train)
     checkpoints = Checkpoints(directory.path, settings.keep_steps)
     state = init_state(model.trainable, run_config.optimizer, model.sharding)

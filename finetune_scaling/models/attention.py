@@ -1,6 +1,7 @@
 """Multi-query, grouped-query and multi-head attention, with and without a KV cache.
 
-`ModelConfig.attention` selects one of four implementations of the same function, which differ in memory.
+`ModelConfig.attention` selects one of four implementations of the same function, which differ in memory; "auto" is
+resolved before (attention_choice.py).
 """
 
 import dataclasses
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.adapters import LayerAdapter
 from finetune_scaling.models.attention_masks import AttentionMask
 from finetune_scaling.models.config import ModelConfig
@@ -25,8 +25,6 @@ Array = jax.Array
 
 _MASKED = -1e30  # finite, so that fully masked rows of padding stay finite
 _QUERY_BLOCK = 128  # queries per block of blockwise attention
-_PLATFORMS = {"flash": "tpu", "cudnn": "gpu"}
-_UNSUPPORTED = {"flash": ("window", "attention_softcap"), "cudnn": ("attention_softcap",)}
 
 
 class LayerCache(NamedTuple):
@@ -143,44 +141,6 @@ def attend_cudnn(query: Array, keys: Array, values: Array, mask: Array, scoring:
     return mixed[:, :length]
 
 
-def check_platform(config: ModelConfig) -> None:
-    """Raise ConfigError if the attention is not for the platform of the mesh in context, or of this process."""
-    mesh = jax.sharding.get_abstract_mesh()
-    # The mesh can have another platform: programs are compiled for TPUs on machines without them.
-    platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
-    check_attention(config, platform)
-
-
-def check_attention(config: ModelConfig, platform: str) -> None:
-    """Raise ConfigError if the attention is not for the platform (tpu, gpu or cpu) or not for the model."""
-    needed = _PLATFORMS.get(config.attention, platform)
-    if platform != needed:
-        raise ConfigError(
-            f"model.attention = {config.attention!r} needs a {needed.upper()}, not {platform}. Fix: use 'blockwise'"
-        )
-    for name in _UNSUPPORTED.get(config.attention, ()):
-        if getattr(config, name) is not None:
-            raise ConfigError(
-                f"model.attention = {config.attention!r} does not compute model.{name} = {getattr(config, name)}. "
-                "Fix: use 'blockwise'"
-            )
-    if config.attention == "cudnn":
-        _check_cudnn(config)
-
-
-def _check_cudnn(config: ModelConfig) -> None:
-    """Raise ConfigError if cuDNN's kernel does not compute the model on this GPU; a Hopper if there is none here."""
-    if config.compute_dtype != "bfloat16":
-        raise ConfigError("model.attention = 'cudnn' needs model.compute_dtype = 'bfloat16', or use 'blockwise'")
-    capability = getattr(jax.local_devices()[0], "compute_capability", None) or "9.0"
-    largest = 256 if float(capability) >= 9 else 128
-    if config.head_dim > largest or config.head_dim % 8:
-        raise ConfigError(
-            f"model.attention = 'cudnn' needs heads of at most {largest} dimensions, a multiple of 8, on this GPU; "
-            f"model.head_dim is {config.head_dim}. Fix: use 'blockwise'"
-        )
-
-
 class Attention(nn.Module):
     """Self-attention of one layer; with a cache, keys and values are written at `slot` and all slots attended to."""
 
@@ -218,7 +178,10 @@ class Attention(nn.Module):
         visible, scoring = mask.visible, self._scoring
         if isinstance(visible, TokenLayout):
             if self.config.attention == "flash":
-                return flash_attention(query, keys, values, visible, self.axes, scoring.scale(self.config.head_dim))
+                scale = scoring.scale(self.config.head_dim)
+                return flash_attention(
+                    query, keys, values, visible, self.axes, window=mask.window, scale=scale, softcap=scoring.softcap
+                )
             return attend_blockwise(query, keys, values, visible, mask.window, scoring)
         if self.config.attention == "cudnn" and not self.is_initializing():
             return attend_cudnn(query, keys, values, visible, scoring)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from finetune_scaling.models.attention import CacheSlot, LayerCache
 from finetune_scaling.models.config import ModelConfig
-from finetune_scaling.sharding.axes import AxisRules, constrain
+from finetune_scaling.sharding.axes import AxisRules, constrain, platform_in_context
 
 Array = jax.Array
 Cache = LayerCache | tuple[LayerCache, ...]  # stacked, or one per layer
@@ -24,9 +24,7 @@ Layer = Callable[[Weights, Array, LayerCache, CacheSlot, Array | bool | None], t
 
 def unstacks_layers() -> bool:
     """Return whether layers are unstacked on the platform of the mesh in context, or of this process."""
-    mesh = jax.sharding.get_abstract_mesh()
-    platform = jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
-    return platform == "cpu"
+    return platform_in_context() == "cpu"
 
 
 def unstack_layers(params: Any, layers: int) -> Any:

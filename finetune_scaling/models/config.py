@@ -52,7 +52,8 @@ class ModelConfig:
     # Of matrix products: with float32, GPUs multiply in TF32 and TPUs in bfloat16 unless this is "highest".
     matmul_precision: Literal["default", "high", "highest"] = "default"
     remat: Literal["none", "full", "dots", "offload"] = "none"  # what the backward pass recomputes of a block
-    attention: Literal["plain", "blockwise", "flash", "cudnn"] = "plain"  # the same function with different memory
+    # The same function with different memory; "auto": chosen by platform and length (models/attention_choice.py).
+    attention: Literal["auto", "plain", "blockwise", "flash", "cudnn"] = "auto"
 
     def __post_init__(self) -> None:
         for name in _COUNTS:

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from finetune_scaling.models.adapters import LayerAdapter
-from finetune_scaling.models.attention import Attention, check_platform
+from finetune_scaling.models.attention import Attention
 from finetune_scaling.models.attention_masks import attention_masks, local_flags
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.layers import FeedForward, Norm
@@ -95,8 +95,6 @@ class Decoder(nn.Module):
 
     def __call__(self, embeddings: Array, layout: TokenLayout) -> Array:
         """Return hidden states after the final norm, [B, L, D] -> [B, L, D]."""
-        if not self.is_initializing():
-            check_platform(self.config)
         local = local_flags(self.config)
         hidden, _ = self.layers(
             embeddings,

@@ -1,13 +1,14 @@
 """Pallas kernels of attention on TPUs, forward and backward, that keep scores out of HBM.
 
-Like FlashAttention (Dao et al., 2022), but all keys of a row are in VMEM. So the softmax of a block of queries is
-computed in one pass, the backward pass needs only the inputs, and the mask is computed from the layouts inside the
-kernel: packed rows, prefix LMs and soft prompts cost nothing extra.
+FlashAttention (Dao et al., 2022; Dao, 2023) with masks that are computed from the layout of the tokens: causal rows,
+sliding windows, prefix LMs, packed texts, soft prompts and padding. Blocks of scores that are masked entirely are not
+computed, and their keys are not fetched (block_map.py). Scores are transposed, [keys, queries], so that the statistics
+of the softmax, one per query, are in lanes.
 """
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +17,48 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 from finetune_scaling.errors import ConfigError
+from finetune_scaling.models.block_map import NO_WINDOW, block_map, fetched_blocks
 from finetune_scaling.models.token_layout import TokenLayout, attends
 from finetune_scaling.sharding.axes import AxisRules, partition_spec, shard_count
 
 Array = jax.Array
 
-LONGEST = 4096  # keys per row; with more, a block's scores do not fit into the VMEM of a v5e
-_QUERIES = 128  # per block
+_BLOCK = 512  # queries and keys per block, about
+_LANES = 128
+_MAX_PAIRS = 2**17  # of blocks of queries and keys, 4 bytes each; a v5e has 1 MiB of scalar memory
 _MASKED = -1e30
 
 
+class _Scoring(NamedTuple):
+    """Scores: softcap tanh(scale q'k / softcap); softcap: None omits the tanh."""
+
+    scale: float
+    softcap: float | None
+
+
 def flash_attention(
-    query: Array, keys: Array, values: Array, layout: TokenLayout, rules: AxisRules, scale: float | None = None
+    query: Array,
+    keys: Array,
+    values: Array,
+    layout: TokenLayout,
+    rules: AxisRules,
+    window: Array | int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Array:
     """Return softmax attention of every token to the visible tokens of its row.
 
-    query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H]. scale: of the
-    scores; None is H ** -0.5. On the mesh in context each device computes its own rows and heads. Raises ConfigError
-    if rows have more than LONGEST tokens.
+    query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H]. window: as in
+    `token_layout.attends`. scale: of the scores; None is H ** -0.5. softcap, c: scores become c tanh(scores / c). On
+    the mesh in context each device computes its own rows and heads. Raises ConfigError if a device has more blocks than
+    fit into a TPU's scalar memory, for example of 8 rows of more than 65,536 tokens.
     """
-    length = query.shape[1]
-    if length > LONGEST:
-        raise ConfigError(
-            f"model.attention = 'flash' supports at most {LONGEST} tokens per row, not {length}. Fix: use 'blockwise'"
-        )
-    attention = functools.partial(_attention, scale=query.shape[3] ** -0.5 if scale is None else scale)
+    scoring = _Scoring(query.shape[3] ** -0.5 if scale is None else scale, softcap)
+    attention = functools.partial(_attention, scoring=scoring)
+    window = jnp.asarray(NO_WINDOW if window is None else window, jnp.int32)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return attention(query, keys, values, layout)
+        return attention(query, keys, values, layout, window)
     query_spec = partition_spec(mesh, rules, ("batch", None, "heads", None), query.shape)
     # Each device needs the keys of its own heads: copies of them if there are fewer than devices.
     devices = shard_count(mesh, rules.heads) if query_spec[2] else 1
@@ -52,97 +67,262 @@ def flash_attention(
     rows = PartitionSpec(query_spec[0], None)
     return jax.shard_map(
         attention,
-        in_specs=(query_spec, query_spec, query_spec, TokenLayout(rows, rows, rows)),  # type: ignore[arg-type]
+        in_specs=(query_spec, query_spec, query_spec, TokenLayout(rows, rows, rows), PartitionSpec()),  # type: ignore[arg-type]
         out_specs=query_spec,
         check_vma=False,  # a kernel does not declare over which mesh axes its results vary
-    )(query, keys, values, layout)
+    )(query, keys, values, layout, window)
 
 
-def _attention(query: Array, keys: Array, values: Array, layout: TokenLayout, scale: float) -> Array:
+def _attention(
+    query: Array, keys: Array, values: Array, layout: TokenLayout, window: Array, scoring: _Scoring
+) -> Array:
     """Compute flash_attention on one device."""
     batch, length, heads, head_dim = query.shape
-    groups = heads // keys.shape[2]
-    padding = -length % _QUERIES
+    block = _block_size(length)
+    padding = -length % block
+    _check_blocks(batch, length, (length + padding) // block)
     layout = TokenLayout(*(_pad(field.astype(jnp.int32), padding) for field in layout))  # with segment PADDING
+    groups = heads // keys.shape[2]
     query = _pad(query, padding).reshape(batch, -1, keys.shape[2], groups, head_dim).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(array, padding).swapaxes(1, 2) for array in (keys, values))
-    mixed = _kernels(query, keys, values, jnp.stack(layout, axis=2), jnp.stack(layout, axis=1), scale)
+    mixed = _kernels(query, keys, values, layout, window, scoring, block)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, -1, heads, head_dim)[:, :length]
+
+
+def _block_size(length: int) -> int:
+    """Return the tokens per block, a multiple of the lanes that divides a row into equal blocks with little padding."""
+    blocks = max(1, round(length / _BLOCK))
+    return -(-length // (blocks * _LANES)) * _LANES
+
+
+def _check_blocks(rows: int, length: int, blocks: int) -> None:
+    if rows * blocks**2 > _MAX_PAIRS:
+        raise ConfigError(
+            f"model.attention = 'flash': {rows} rows of {length} tokens per device are too many for its scalar memory. "
+            "Fix: use more devices or batch.accumulation, or model.attention = 'blockwise'"
+        )
 
 
 def _pad(array: Array, padding: int) -> Array:
     return jnp.pad(array, ((0, 0), (0, padding)) + ((0, 0),) * (array.ndim - 2))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _kernels(query: Array, keys: Array, values: Array, columns: Array, rows: Array, scale: float) -> Array:
-    """Compute attention of query [B, K, G, L, H] to keys and values [B, K, L, H]; layout: [B, L, 3] and [B, 3, L]."""
-    return _call(_forward, scale, (query, keys, values, columns, rows), (), [query])[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _kernels(
+    query: Array, keys: Array, values: Array, layout: TokenLayout, window: Array, scoring: _Scoring, block: int
+) -> Array:
+    """Compute attention of query [B, K, G, L, H] to keys and values [B, K, L, H] in blocks of `block` tokens."""
+    return _kernels_forward(query, keys, values, layout, window, scoring, block)[0]
 
 
-def _kernels_forward(*inputs: Any) -> tuple[Array, tuple[Array, ...]]:
-    return _kernels(*inputs), inputs[:-1]
+def _kernels_forward(
+    query: Array, keys: Array, values: Array, layout: TokenLayout, window: Array, scoring: _Scoring, block: int
+) -> tuple[Array, tuple[Any, ...]]:
+    batch, kv_heads, groups, length, head_dim = query.shape
+    statistic = pltpu.VMEM((1, block), jnp.float32)
+    mixed, normalizers = _call(
+        functools.partial(_forward, scoring=scoring),
+        [(query, "bkgqh"), (keys, "bksh"), (values, "bksh")],
+        [(query, "bkgqh"), (jax.ShapeDtypeStruct((batch, kv_heads, groups, 1, length), jnp.float32), "bkg1q")],
+        [statistic, statistic, pltpu.VMEM((head_dim, block), jnp.float32)],
+        _Blocks(layout, window, block, by_keys=False),
+    )
+    return mixed, (query, keys, values, layout, window, mixed, normalizers)
 
 
-def _kernels_backward(scale: float, inputs: tuple[Array, ...], gradient: Array) -> tuple[Array | None, ...]:
-    query, keys, values, _, _ = inputs
-    summed = jax.ShapeDtypeStruct(keys.shape, jnp.float32)
-    to_query, to_keys, to_values = _call(_backward, scale, inputs, (gradient,), [query, summed, summed])
-    return to_query, to_keys.astype(keys.dtype), to_values.astype(values.dtype), None, None
+def _kernels_backward(scoring: _Scoring, block: int, saved: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
+    query, keys, values, layout, window, mixed, normalizers = saved
+    # The gradient of a query's scores is relative to their mean under the softmax, which is this product.
+    means = jnp.einsum("bkglh,bkglh->bkgl", mixed, gradient, preferred_element_type=jnp.float32)[:, :, :, None]
+    inputs = [(query, "bkgqh"), (keys, "bksh"), (values, "bksh"), (gradient, "bkgqh")]
+    inputs += [(normalizers, "bkg1q"), (means, "bkg1q")]
+    summed = pltpu.VMEM((block, query.shape[4]), jnp.float32)
+    blocks = _Blocks(layout, window, block, by_keys=False)
+    kernel = functools.partial(_query_gradient, scoring=scoring)
+    (to_query,) = _call(kernel, inputs, [(query, "bkgqh")], [summed], blocks)
+    blocks = _Blocks(layout, window, block, by_keys=True)
+    kernel = functools.partial(_key_gradients, scoring=scoring)
+    to_keys, to_values = _call(kernel, inputs, [(keys, "bksh"), (values, "bksh")], [summed, summed], blocks)
+    return to_query, to_keys, to_values, None, None
 
 
 _kernels.defvjp(_kernels_forward, _kernels_backward)
 
 
-def _call(
-    kernel: Any, scale: float, inputs: tuple[Array, ...], gradients: tuple[Array, ...], outputs: list
-) -> list[Array]:
-    """Run a kernel for each block of queries of each head; the heads of one group run sequentially."""
-    batch, kv_heads, groups, length, head_dim = inputs[0].shape
-    of_queries = pl.BlockSpec((None, None, None, _QUERIES, head_dim), lambda b, k, g, i: (b, k, g, i, 0))
-    of_keys = pl.BlockSpec((None, None, length, head_dim), lambda b, k, g, i: (b, k, 0, 0))
-    columns = pl.BlockSpec((None, _QUERIES, 3), lambda b, k, g, i: (b, i, 0))
-    rows = pl.BlockSpec((None, 3, length), lambda b, k, g, i: (b, 0, 0))
+class _Blocks(NamedTuple):
+    """The blocks of queries and keys that a kernel computes.
+
+    by_keys: the outer loop is over blocks of keys and the inner ones over the heads of a group and blocks of queries;
+    otherwise over the heads of a group and blocks of queries, and the inner one over blocks of keys.
+    """
+
+    layout: TokenLayout
+    window: Array
+    block: int
+    by_keys: bool
+
+
+def _call(kernel: Any, inputs: list, outputs: list, scratch: list, blocks: _Blocks) -> list[Array]:
+    """Run a kernel.
+
+    inputs, outputs: pairs of an array and its axes: b rows, k key/value heads, g heads of a group, q queries, s keys;
+    the others are not split.
+    """
+    layout, window, block, by_keys = blocks
+    batch, kv_heads, groups, length = inputs[0][0].shape[:4]
+    count = length // block
+    steps = _Steps(count, by_keys)
+    visible = block_map(layout, window, block)
+    fetched = fetched_blocks(visible.swapaxes(1, 2) if by_keys else visible).reshape(-1)
+    inputs = [(jnp.stack(layout, axis=1), "b3q"), (jnp.stack(layout, axis=2), "bs3"), *inputs]
     return pl.pallas_call(
-        functools.partial(kernel, scale=scale),
-        grid=(batch, kv_heads, groups, length // _QUERIES),
-        in_specs=[of_queries, of_keys, of_keys, columns, rows, *(of_queries for _ in gradients)],
-        out_specs=[of_queries if output.ndim == 5 else of_keys for output in outputs],
-        out_shape=[jax.ShapeDtypeStruct(output.shape, output.dtype) for output in outputs],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary"),
+        functools.partial(kernel, steps=steps),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(batch, kv_heads, count, groups, count) if by_keys else (batch, kv_heads, groups, count, count),
+            in_specs=[_spec(array, axes, block, steps) for array, axes in inputs],
+            out_specs=[_spec(array, axes, block, steps) for array, axes in outputs],
+            scratch_shapes=scratch,
         ),
-    )(*inputs, *gradients)
+        out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array, _ in outputs],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel",) * 3 + ("arbitrary" if by_keys else "parallel", "arbitrary"),
+        ),
+    )(window[None], fetched, *(array for array, _ in inputs))
 
 
-def _forward(query, keys, values, columns, rows, mixed, *, scale):  # references to blocks in VMEM
-    weights, _ = _weights(query, keys, columns, rows, scale)
-    mixed[...] = _product(weights.astype(values.dtype), values[...], (1, 0)).astype(mixed.dtype)
+class _Steps(NamedTuple):
+    """The order of a kernel's steps, with `width` blocks per row. See _Blocks."""
+
+    width: int
+    by_keys: bool
+
+    def indices(self, b: Any, k: Any, *inner: Any, blocks: Any) -> dict[str, Any]:
+        """Return the index along each axis of the arrays' blocks that a step reads. blocks: of `fetched_blocks`."""
+        outer = inner[0] if self.by_keys else inner[1]
+        fetched = blocks[(b * self.width + outer) * self.width + inner[2]]
+        fetched = jnp.where(fetched < 0, ~fetched, fetched)
+        if self.by_keys:
+            return {"b": b, "k": k, "s": inner[0], "g": inner[1], "q": fetched}
+        return {"b": b, "k": k, "g": inner[0], "q": inner[1], "s": fetched}
+
+    def current(self, blocks: Any) -> tuple[Any, Any, Any]:
+        """Return whether a step is the first and the last one of its result, and whether it is not masked entirely."""
+        b, outer, *inner = (pl.program_id(axis) for axis in ((0, 2, 3, 4) if self.by_keys else (0, 3, 4)))
+        first = functools.reduce(jnp.logical_and, [index == 0 for index in inner])
+        ends = [pl.num_programs(axis) - 1 for axis in ((3, 4) if self.by_keys else (4,))]
+        last = functools.reduce(jnp.logical_and, [index == end for index, end in zip(inner, ends, strict=True)])
+        return first, last, blocks[(b * self.width + outer) * self.width + inner[-1]] >= 0
 
 
-def _backward(query, keys, values, columns, rows, gradient, to_query, to_keys, to_values, *, scale):
-    @pl.when((pl.program_id(2) == 0) & (pl.program_id(3) == 0))
+def _spec(array: Any, axes: str, block: int, steps: _Steps) -> pl.BlockSpec:
+    sizes = {"b": None, "k": None, "g": None, "q": block, "s": block}
+
+    def index(*grid: Any) -> tuple[Any, ...]:
+        *ids, _, blocks = grid
+        indices = steps.indices(*ids, blocks=blocks)
+        return tuple(indices.get(axis, 0) for axis in axes)
+
+    return pl.BlockSpec(tuple(sizes.get(axis, size) for axis, size in zip(axes, array.shape, strict=True)), index)
+
+
+# The arguments of a kernel are references: prefetched scalars, then blocks in VMEM.
+
+
+def _forward(
+    window, blocks, of_queries, of_keys, query, keys, values, mixed, normalizers, most, total, sums, *, scoring, steps
+):
+    first, last, visible = steps.current(blocks)
+
+    @pl.when(first)
     def _():
-        to_keys[...] = jnp.zeros_like(to_keys)
-        to_values[...] = jnp.zeros_like(to_values)
+        most[...] = jnp.full_like(most, _MASKED)
+        total[...] = jnp.zeros_like(total)
+        sums[...] = jnp.zeros_like(sums)
 
-    weights, visible = _weights(query, keys, columns, rows, scale)
-    to_values[...] += _product(weights.astype(values.dtype).T, gradient[...], (1, 0))
-    to_weights = _product(gradient[...], values[...], (1, 1))
-    to_scores = weights * (to_weights - (weights * to_weights).sum(axis=1, keepdims=True))
-    to_scores = jnp.where(visible, to_scores * scale, 0.0).astype(keys.dtype)
-    to_query[...] = _product(to_scores, keys[...], (1, 0)).astype(to_query.dtype)
-    to_keys[...] += _product(to_scores.T, query[...], (1, 0))
+    @pl.when(visible)
+    def _():
+        found, mask, _ = _scores(window, of_queries, of_keys, query, keys, scoring)
+        larger = jnp.maximum(most[...], found.max(axis=0, keepdims=True))
+        powers = jnp.where(mask, jnp.exp(found - larger), 0.0)
+        shrink = jnp.exp(most[...] - larger)
+        most[...] = larger
+        total[...] = shrink * total[...] + powers.sum(axis=0, keepdims=True)
+        sums[...] = shrink * sums[...] + _product(values[...], powers.astype(values.dtype), (0, 0))
+
+    @pl.when(last)
+    def _():
+        divisor = jnp.where(total[...] == 0, 1.0, total[...])  # of padding, which attends to nothing
+        mixed[...] = (sums[...] / divisor).T.astype(mixed.dtype)
+        normalizers[...] = most[...] + jnp.log(divisor)
 
 
-def _weights(query, keys, columns, rows, scale) -> tuple[Array, Array]:
-    """Return the float32 softmax weights of one block of queries and their mask, [queries, L] each."""
-    of_queries = _layout([columns[:, i : i + 1] for i in range(3)])
-    of_keys = _layout([rows[i : i + 1, :] for i in range(3)])
-    visible = attends(of_queries, of_keys)
-    scores = jnp.where(visible, _product(query[...], keys[...], (1, 1)) * scale, _MASKED)
-    powers = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True), visible
+def _query_gradient(
+    window, blocks, of_queries, of_keys, query, keys, values, gradient, normalizers, means, to_query, sums,
+    *, scoring, steps,
+):  # fmt: skip
+    first, last, visible = steps.current(blocks)
+
+    @pl.when(first)
+    def _():
+        sums[...] = jnp.zeros_like(sums)
+
+    @pl.when(visible)
+    def _():
+        _, to_scores = _score_gradients(
+            window, of_queries, of_keys, query, keys, values, gradient, normalizers, means, scoring
+        )
+        sums[...] += _product(to_scores.astype(keys.dtype), keys[...], (0, 0))
+
+    @pl.when(last)
+    def _():
+        to_query[...] = sums[...].astype(to_query.dtype)
+
+
+def _key_gradients(
+    window, blocks, of_queries, of_keys, query, keys, values, gradient, normalizers, means, to_keys, to_values,
+    key_sums, value_sums, *, scoring, steps,
+):  # fmt: skip
+    first, last, visible = steps.current(blocks)
+
+    @pl.when(first)
+    def _():
+        key_sums[...] = jnp.zeros_like(key_sums)
+        value_sums[...] = jnp.zeros_like(value_sums)
+
+    @pl.when(visible)
+    def _():
+        weights, to_scores = _score_gradients(
+            window, of_queries, of_keys, query, keys, values, gradient, normalizers, means, scoring
+        )
+        value_sums[...] += _product(weights.astype(gradient.dtype), gradient[...], (1, 0))
+        key_sums[...] += _product(to_scores.astype(query.dtype), query[...], (1, 0))
+
+    @pl.when(last)
+    def _():
+        to_keys[...] = key_sums[...].astype(to_keys.dtype)
+        to_values[...] = value_sums[...].astype(to_values.dtype)
+
+
+def _score_gradients(
+    window, of_queries, of_keys, query, keys, values, gradient, normalizers, means, scoring
+) -> tuple[Array, Array]:
+    """Return the weights of one block and the gradients of its products q'k, [keys, queries] each, in float32."""
+    found, mask, slope = _scores(window, of_queries, of_keys, query, keys, scoring)
+    weights = jnp.where(mask, jnp.exp(found - normalizers[...]), 0.0)
+    to_weights = _product(values[...], gradient[...], (1, 1))
+    return weights, weights * (to_weights - means[...]) * slope
+
+
+def _scores(window, of_queries, of_keys, query, keys, scoring) -> tuple[Array, Array, Array | float]:
+    """Return the masked scores of one block, their mask, and their derivatives by q'k; [keys, queries] each."""
+    queries = _layout([of_queries[i : i + 1, :] for i in range(3)])
+    mask = attends(queries, _layout([of_keys[:, i : i + 1] for i in range(3)]), window[0])
+    found, slope = _product(keys[...], query[...], (1, 1)) * scoring.scale, scoring.scale
+    if scoring.softcap is not None:
+        capped = jnp.tanh(found / scoring.softcap)
+        found, slope = scoring.softcap * capped, scoring.scale * (1 - capped * capped)
+    return jnp.where(mask, found, _MASKED), mask, slope
 
 
 def _layout(fields: list[Array]) -> TokenLayout:

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from finetune_scaling.models.adapters import LayerAdapter
-from finetune_scaling.models.attention import CacheSlot, LayerCache, check_platform
+from finetune_scaling.models.attention import CacheSlot, LayerCache
+from finetune_scaling.models.attention_choice import check_attention, resolve_attention
 from finetune_scaling.models.attention_masks import AttentionMasks, attention_masks, cached_attention_masks, local_flags
 from finetune_scaling.models.cache import Cache, apply_layers
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.decoder import Block, Decoder
 from finetune_scaling.models.layers import Norm
 from finetune_scaling.models.token_layout import TokenLayout
-from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules
+from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, platform_in_context
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -52,13 +53,13 @@ class LanguageModel:
         """Return hidden states after the final norm, [B, L, D] -> [B, L, D], and the cache.
 
         cache: an empty one, which is returned with these tokens in its first L slots. dropout_rng: a key in training
-        with an adapter that uses dropout.
+        with an adapter that uses dropout. Raises ConfigError if the attention is not for the platform in context.
         """
+        model = self._resolved(layout.positions.shape[1])
         if cache is None:
             rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-            return self._apply(params, embeddings, layout, rngs=rngs), None
-        check_platform(self.config)
-        return self._through(params, embeddings, attention_masks(self.config, layout), cache, 0)
+            return model._apply(params, embeddings, layout, rngs=rngs), None
+        return model._through(params, embeddings, attention_masks(model.config, layout), cache, 0)
 
     def extend(
         self,
@@ -87,6 +88,13 @@ class LanguageModel:
     def head(self, params: Params, hidden: Array) -> tuple[Array, Array]:
         """Return states [..., D] and a table [V, D] such that states @ table.T are the logits before a soft cap."""
         return self._apply(params, hidden, method="head_parts")
+
+    def _resolved(self, length: int) -> "LanguageModel":
+        """Return this model with the attention of rows of `length` tokens on the platform in context."""
+        platform = platform_in_context()
+        config = resolve_attention(self.config, platform, length)
+        check_attention(config, platform)
+        return dataclasses.replace(self, config=config)
 
     def _through(
         self, params: Params, embeddings: Array, masks: AttentionMasks, cache: Cache, end: Array | int

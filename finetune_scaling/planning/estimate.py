@@ -8,6 +8,7 @@ with the compiler's figures.
 import dataclasses
 
 from finetune_scaling.chips import Slice
+from finetune_scaling.models.attention_choice import resolve_attention
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.planning.bounds import StepBound, compute_bytes, step_bound
 from finetune_scaling.planning.layout import Layout, ResidentBytes, resident_bytes
@@ -56,7 +57,9 @@ class EstimatedStep:
 def estimate_step(
     workload: Workload, slice_: Slice, layout: Layout, resident: ResidentBytes | None = None
 ) -> EstimatedStep:
-    """Return the estimate of a train step. resident: computed if not given."""
+    """Return the estimate of a train step, whose attention is that of the slice. resident: computed if not given."""
+    model = resolve_attention(workload.model, slice_.chip.platform, workload.positions)
+    workload = dataclasses.replace(workload, model=model)
     resident = resident or resident_bytes(workload, layout)
     bound = step_bound(workload, slice_.chip, layout, resident)
     return EstimatedStep(workload, slice_, layout, resident, temporary_bytes(workload, layout, resident), bound)

@@ -14,7 +14,8 @@ def format_plan(plan: Plan, extra: Mapping[str, Any]) -> str:
     hosts = f", {slice_.hosts} hosts" if slice_.hosts > 1 else ""
     named = f" ({slice_.accelerator_type})" if slice_.accelerator_type else ""
     lines = [
-        f"{slice_.name}{named}: {slice_.chips} chips{hosts}; {layout.text()}",
+        f"{slice_.name}{named}: {slice_.chips} chips{hosts}; {layout.text()}, attention "
+        f"{plan.workload.model.attention}",
         f"model: {extra['model']['parameters']:,} parameters, {extra['model']['trainable_parameters']:,} trainable; "
         f"batch {extra['batch']} x {extra['length']} tokens",
         "memory per chip, GiB" + ("" if plan.compiled else ", estimated without compiling"),

@@ -87,6 +87,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "mesh": {"data": layout.data, "fsdp": layout.fsdp, "tensor": layout.tensor},
         "accumulation": layout.accumulation,
         "remat": layout.remat,
+        "attention": plan.workload.model.attention,
         "compiled": plan.compiled,
         **_program(plan.training),
         "hbm_bytes": slice_.chip.hbm_bytes,

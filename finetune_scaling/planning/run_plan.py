@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_scaling.chips import Slice
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.attention import check_attention
+from finetune_scaling.models.attention_choice import check_attention
 from finetune_scaling.planning.estimate import estimate_step
 from finetune_scaling.planning.layout import state_shapes
 from finetune_scaling.planning.plans import Plan, as_json, compiled_plan, configured_layout, estimated_plan

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from finetune_scaling.chips import Chip, Slice
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models.attention import check_attention
+from finetune_scaling.models.attention_choice import check_attention
 from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.planning.estimate import EstimatedStep, estimate_step
 from finetune_scaling.planning.layout import Layout, Remat, resident_bytes

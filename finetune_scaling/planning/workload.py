@@ -10,7 +10,7 @@ from finetune_scaling.files import call_with_timeout, location
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.ladder import LADDER, PAPER_VOCABULARY, model_config
 from finetune_scaling.runs.checkpoints import CHECKPOINTS, checkpoint_steps, read_metadata
-from finetune_scaling.runs.model_loading import check_length
+from finetune_scaling.runs.model_loading import base_model_fields, check_length
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_data import task_and_format
 from finetune_scaling.runs.run_directory import is_public_model, public_model_error
@@ -97,7 +97,7 @@ def planned_model(run_config: RunConfig, size: str | None = None, vocabulary: in
         newest = call_with_timeout(run, lambda: next(checkpoint_steps(run), None))
         if newest is not None:
             metadata = read_metadata(run / CHECKPOINTS / str(newest))
-            return model_config({**metadata["model"], **fields})
+            return model_config({**base_model_fields(metadata), **fields})
         if is_public_model(run):
             raise public_model_error(run)
         size = run.name

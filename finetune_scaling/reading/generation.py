@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
-
 from finetune_scaling import configuration
 from finetune_scaling.data.encoding import SequenceFormat
 from finetune_scaling.data.task import Task
@@ -17,7 +15,6 @@ from finetune_scaling.evaluation.evaluated_model import EvaluatedModel, open_run
 from finetune_scaling.evaluation.scoring import Example, generate_hypotheses
 from finetune_scaling.evaluation.task_evaluation import base_sequence_format
 from finetune_scaling.files import Location
-from finetune_scaling.models.attention import check_attention
 from finetune_scaling.runs.model_loading import TunedModel
 from finetune_scaling.runs.run_config import RunConfig
 from finetune_scaling.runs.run_data import task_and_format
@@ -30,12 +27,7 @@ _FIELDS = ("source_language", "target_language")
 
 def open_model(directory: Location, step: int | None) -> EvaluatedModel:
     """Return a run's model, not loaded yet, with an attention implementation of this platform. Raises as find_run."""
-    model = open_run(str(directory), step, ShardingConfig(), {})
-    try:
-        check_attention(model.config, jax.default_backend())
-    except ConfigError:
-        model = open_run(str(directory), step, ShardingConfig(), {"attention": "blockwise"})
-    return model
+    return open_run(str(directory), step, ShardingConfig(), {"attention": "auto"})
 
 
 def generate(

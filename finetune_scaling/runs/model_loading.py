@@ -180,8 +180,13 @@ def _base_checkpoint(directory: str | Path, step: int | None) -> Location:
         return checkpoint_path(location(directory), step, prefer_best=False)
 
 
+def base_model_fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model of a base from its checkpoint's metadata: all fields but attention, which suits its device."""
+    return {**metadata["model"], "attention": "auto"}
+
+
 def _stored_model(path: Location, metadata: Mapping[str, Any]) -> ModelConfig:
-    return configuration.build(ModelConfig, metadata["model"], f"{path}: model")
+    return configuration.build(ModelConfig, base_model_fields(metadata), f"{path}: model")
 
 
 @functools.lru_cache(maxsize=2)

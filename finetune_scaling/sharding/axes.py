@@ -39,6 +39,15 @@ def shard_count(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
+def platform_in_context() -> str:
+    """Return the platform (tpu, gpu or cpu) of the mesh in context, or of this process.
+
+    They differ where programs are compiled for TPUs on machines without them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.abstract_device is None else mesh.abstract_device.platform
+
+
 def constrain(x: jax.Array, rules: AxisRules, *logical: str | None) -> jax.Array:
     """Constrain the sharding of x on the mesh in context by `rules`; without a mesh return x unchanged.
 

@@ -290,6 +290,7 @@ def test_the_result_record_describes_the_run(tiny_runs, tmp_path):
     assert (record["finetune_examples"], record["batch_size"], record["tokens_seen"]) == (40, 8, 12 * 8 * 32)
     assert 0 < record["entropy"] < record["loss"]  # the grammar's entropy is known
     assert record["flops"] > 0
+    assert (record["attention"], record["compute_dtype"]) == ("plain", "float32")  # of short rows on a CPU
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__
     rows = [json.loads(line) for line in (tmp_path / "evaluation" / "test.jsonl").read_text().splitlines()]

@@ -1,10 +1,8 @@
 """Every form of attention computes what the plain one does, forward and backward, alone and in the model."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.models import attention, decoder, flash
+from finetune_scaling.models import attention, flash, language_model
 from finetune_scaling.models.language_model import LanguageModel
 from finetune_scaling.models.token_layout import PADDING, TokenLayout, attention_mask
 from finetune_scaling.sharding.axes import DEFAULT_RULES
@@ -53,8 +51,9 @@ FORMS = {"blockwise": attention.attend_blockwise, "flash": in_flash, "cudnn": cu
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
-    """Kernels for TPUs run on CPUs, by interpretation."""
+    """Kernels for TPUs run on CPUs, by interpretation, and in blocks of 128 tokens, of which the rows have two."""
     monkeypatch.setattr(flash.pl, "pallas_call", functools.partial(flash.pl.pallas_call, interpret=True))
+    monkeypatch.setattr(flash, "_BLOCK", 64)
 
 
 @pytest.fixture
@@ -124,14 +123,14 @@ MIXED = {"window": 20, "window_pattern": (True, False), "local_rope_theta": 50.0
     ("form", "remat", "fields"),
     [
         *itertools.product(["blockwise", "flash"], ["none", "full"], [{}]),
-        ("flash", "none", {"query_scalar": 3.0}),
+        ("flash", "none", {"query_scalar": 3.0, **MIXED}),
         ("blockwise", "none", {"window": 20, "query_scalar": 3.0}),
         ("blockwise", "full", MIXED),
     ],
 )
 def test_the_model_has_the_same_gradients_with_every_form(form, remat, fields, tiny_config, tiny_base, monkeypatch):
-    """Windows are shorter than texts, and not of all layers; flash attention has none."""
-    monkeypatch.setattr(decoder, "check_platform", lambda config: None)
+    """Windows are shorter than texts, and not of all layers."""
+    monkeypatch.setattr(language_model, "check_attention", lambda config, platform: None)
     tiny_config = dataclasses.replace(tiny_config, **fields)
     layout = layouts()
     real = (layout.segments != PADDING)[:, :, None]
@@ -148,57 +147,16 @@ def test_the_model_has_the_same_gradients_with_every_form(form, remat, fields, t
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * jnp.abs(b).max()), ours, expected)
 
 
+def test_more_blocks_than_flash_attention_can_hold_are_refused():
+    rows = jax.ShapeDtypeStruct((9, 512 * 64, 2, 8), jnp.float32)
+    layout = TokenLayout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
+    with pytest.raises(ConfigError, match="9 rows of 32768 tokens per device"):
+        jax.eval_shape(lambda *a: flash.flash_attention(*a, DEFAULT_RULES), rows, rows, rows, layout)
+
+
 def test_blockwise_attention_keeps_no_square_of_scores():
     layout = layouts()
     run = functools.partial(value_and_gradients, attention.attend_blockwise)
     shapes = str(jax.make_jaxpr(lambda *arrays: run(arrays, layout))(*inputs(2, layout)))
     assert "f32[2,2,2,70,140]" in shapes
     assert "f32[2,2,2,140,140]" not in shapes
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"attention": "flash"}, r"model\.attention = 'flash' needs a TPU, not cpu"),
-        ({"attention": "cudnn"}, r"model\.attention = 'cudnn' needs a GPU, not cpu"),
-    ],
-)
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="names the CPU")
-def test_a_form_for_another_platform_is_refused(changes, message, tiny_config, tiny_base):
-    model = LanguageModel(dataclasses.replace(tiny_config, **changes))
-    with pytest.raises(ConfigError, match=message):
-        model.forward(tiny_base, tiny_base["embedding"][np.zeros((2, 140), int)], layouts())
-
-
-@pytest.mark.parametrize(
-    ("form", "fields"),
-    [
-        ("flash", {"window": 8}),
-        ("flash", {"attention_softcap": 50.0}),
-        ("cudnn", {"attention_softcap": 50.0}),
-    ],
-)
-def test_a_form_that_lacks_what_a_model_has_is_refused(form, fields, tiny_config):
-    (name,) = fields
-    config = dataclasses.replace(tiny_config, attention=form, compute_dtype="bfloat16", **fields)
-    with pytest.raises(ConfigError, match=rf"model\.attention = '{form}' does not compute model\.{name} = "):
-        attention.check_attention(config, {"flash": "tpu", "cudnn": "gpu"}[form])
-
-
-@pytest.mark.parametrize(
-    ("head_dim", "capability", "largest"), [(136, "8.0", 128), (264, "9.0", 256), (20, "9.0", 256), (128, "8.0", None)]
-)
-def test_heads_that_cudnn_does_not_compute_are_refused(head_dim, capability, largest, tiny_config, monkeypatch):
-    device = types.SimpleNamespace(compute_capability=capability)
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    config = dataclasses.replace(tiny_config, attention="cudnn", compute_dtype="bfloat16", head_dim=head_dim)
-    refused = pytest.raises(ConfigError, match=rf"at most {largest} .*head_dim is {head_dim}.*'blockwise'")
-    with refused if largest else contextlib.nullcontext():
-        attention.check_attention(config, "gpu")
-
-
-def test_rows_that_flash_attention_cannot_hold_are_refused():
-    rows = jax.ShapeDtypeStruct((1, flash.LONGEST + 1, 2, 8), jnp.float32)
-    layout = TokenLayout(*(jax.ShapeDtypeStruct(rows.shape[:2], int),) * 3)
-    with pytest.raises(ConfigError, match="at most 4096 tokens per row, not 4097"):
-        jax.eval_shape(lambda *a: flash.flash_attention(*a, DEFAULT_RULES), rows, rows, rows, layout)

@@ -87,7 +87,7 @@ def configs(draw) -> ModelConfig:
         positions=draw(st.sampled_from(["rope", "none"])),
         tied_head=draw(st.booleans()),
         remat=draw(st.sampled_from(["none", "full", "dots", "offload"])),
-        attention=draw(st.sampled_from(["plain", "blockwise", "flash", "cudnn"])),
+        attention=draw(st.sampled_from(["auto", "plain", "blockwise", "flash", "cudnn"])),
     )
 
 

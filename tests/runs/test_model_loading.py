@@ -8,6 +8,9 @@ import pytest
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 from finetune_scaling.errors import CheckpointError
 from finetune_scaling.models.language_model import LanguageModel
+from finetune_scaling.planning import workload
+from finetune_scaling.runs import model_loading
+from finetune_scaling.runs.checkpoints import read_metadata
 from finetune_scaling.runs.model_loading import initial_tokens, initialize_model, load_base, with_base_tokenizer
 from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.tuning.method import configure
@@ -48,6 +51,22 @@ def test_a_random_prefix_needs_no_tokens(tiny_runs):
     method = {"length": 3, "initialization": "random", "mlp_width": 4}
     model = initialize_model(read_run_config(tiny_runs.config("prefix", method=method)))
     assert model.trainable["prefix"]["embedding"].shape == (3, model.config.model_dim)
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({}, "auto"), ({"attention": "blockwise"}, "blockwise")])
+def test_a_run_does_not_take_the_attention_of_its_base(changes, expected, tiny_runs, monkeypatch):
+    """Older bases record "plain", which was the default, and others a kernel of the device that trained them."""
+
+    def with_kernel(path):
+        metadata = read_metadata(path)
+        return {**metadata, "model": {**metadata["model"], "attention": "cudnn"}}
+
+    run_config = read_run_config(tiny_runs.config("lora", model=changes))
+    for module in (model_loading, workload):
+        monkeypatch.setattr(module, "read_metadata", with_kernel)
+    tokenizer = load_tokenizer(str(tiny_runs.tokenizer))
+    assert model_loading.configured_model(run_config, tokenizer).attention == expected
+    assert workload.planned_model(run_config).attention == expected
 
 
 def test_the_default_tokenizer_is_that_of_the_base(tiny_runs, tmp_path):

@@ -25,13 +25,14 @@ LOSS_PER_BYTE = "loss_per_byte"  # comparable between tokenizers
 NUMBERS = (*RUN_COUNTS, "dev_loss", LOSS_PER_BYTE, *IN_TRAINING)
 COUNTS = (*SIZE_COUNTS, "pretrain_tokens", "pet_size", *RUN_COUNTS)  # columns of integers
 PRECISION = ("compute_dtype", "matmul_precision")  # of training and evaluation
-RECORD = ("model", *NUMBERS, *DIGESTS, *PRECISION)  # further columns that a study writes
+ATTENTION = "attention"  # its implementation in training
+RECORD = ("model", *NUMBERS, *DIGESTS, *PRECISION, ATTENTION)  # further columns that a study writes
 
 # Optional columns that say what numbers count: loss_unit is nats, bits or perplexity per token; tokenizer is any name,
 # since a loss per token depends on it; size says which parameters x counts where the factor is model.
 LOSS_UNIT, TOKENIZER, SIZE = "loss_unit", "tokenizer", "size"
 UNIT_COLUMNS = (LOSS_UNIT, TOKENIZER, SIZE)
-TEXTS = ("task", "method", "factor", "model", "stopped_by", *DIGESTS, *PRECISION, *UNIT_COLUMNS)  # columns of names
+TEXTS = ("task", "method", "factor", "model", "stopped_by", ATTENTION, *DIGESTS, *PRECISION, *UNIT_COLUMNS)  # of names
 NATS, BITS, PERPLEXITY = "nats", "bits", "perplexity"
 SIZES = ("total", "non_embedding")
 
