@@ -161,7 +161,6 @@ def random_batch(shape: Shape) -> Tree:
         "weights": np.ones(rows, np.float32),
         "positions": np.broadcast_to(np.arange(shape.length, dtype=np.int32), rows),
         "segments": np.ones(rows, np.int32),
-        "prefix": np.zeros(rows, np.bool_),
     }
     return jax.tree.map(jnp.asarray, batch)
 

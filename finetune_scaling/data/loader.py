@@ -115,7 +115,8 @@ def finetuning_batches(
         raise ConfigError("row_length is for packed rows; set pack, or remove row_length")
 
     def assemble(indices: Sequence[int]) -> Batch:
-        return pack_batch([[encoded.sequence(i, sequence_format)] for i in indices], sequence_format.length)
+        sequences = [[encoded.sequence(i, sequence_format)] for i in indices]
+        return pack_batch(sequences, sequence_format.length, bidirectional=sequence_format.bidirectional_input)
 
     order = _shuffled(len(encoded.has_eos), seed).batch(batch_size, batch_fn=list)
     return Batches(order, assemble, batch_size, len(encoded.has_eos), encoded.statistics)
@@ -167,7 +168,8 @@ def evaluation_batches(
     def assemble(rows: Sequence[int | None]) -> Batch:
         sequences = [[] if i is None else [encoded.sequence(i, sequence_format)] for i in rows]
         example = np.array([-1 if i is None else i for i in rows], np.int32)
-        return pack_batch(sequences, sequence_format.length) | {"example": example}
+        bidirectional = sequence_format.bidirectional_input
+        return pack_batch(sequences, sequence_format.length, bidirectional=bidirectional) | {"example": example}
 
     return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
 
@@ -200,12 +202,14 @@ class _PackedRows:
         length: int,
         seed: int,
         statistics: Mapping[str, Any],
+        *,
+        bidirectional: bool,
     ):
         rng = np.random.default_rng([seed, _PLAN_STREAM])
         slot_sizes = rng.permutation(sizes)
         slot_lengths, self._denoisers = lengths(slot_sizes, rng)
         self._plan = plan_packing(slot_lengths, length)
-        self._sequence, self._length, self._seed = sequence, length, seed
+        self._sequence, self._length, self._seed, self._bidirectional = sequence, length, seed, bidirectional
         # Two epochs are kept, because a batch may span both.
         self._items = functools.lru_cache(maxsize=2)(
             lambda epoch: assign_items(sizes, slot_sizes, np.random.default_rng([seed, _EPOCH_STREAM, epoch]))
@@ -226,7 +230,8 @@ class _PackedRows:
         return Batches(keys, self._batch, batch_size, count, self._statistics)
 
     def _batch(self, rows: Sequence[tuple[int, int] | None]) -> Batch:
-        return pack_batch([[] if row is None else self._row(*row) for row in rows], self._length)
+        sequences = [[] if row is None else self._row(*row) for row in rows]
+        return pack_batch(sequences, self._length, bidirectional=self._bidirectional)
 
     def _row(self, epoch: int, row: int) -> list[TokenSequence]:
         rng = np.random.default_rng([self._seed, _NOISE_STREAM, epoch, row])
@@ -250,7 +255,10 @@ def _packed_examples(
     def sequence(item: int, denoiser: int, rng: np.random.Generator) -> TokenSequence:
         return encoded.sequence(item, sequence_format)
 
-    return _PackedRows(encoded.lengths, lengths, sequence, row_length, seed, encoded.statistics)
+    bidirectional = sequence_format.bidirectional_input
+    return _PackedRows(
+        encoded.lengths, lengths, sequence, row_length, seed, encoded.statistics, bidirectional=bidirectional
+    )
 
 
 def check_sentinels(tokenizer: Tokenizer, objective: ObjectiveConfig, length: int) -> None:
@@ -276,7 +284,10 @@ def _packed_documents(
         ids, is_last = documents.chunk(item)
         return apply_objective(ids, denoiser, objective, tokenizer.special_tokens, rng, append_eos=is_last)
 
-    return _PackedRows(documents.lengths, lengths, sequence, length, seed, documents.statistics)
+    bidirectional = objective.bidirectional
+    return _PackedRows(
+        documents.lengths, lengths, sequence, length, seed, documents.statistics, bidirectional=bidirectional
+    )
 
 
 def _in_order(count: int, batch_size: int) -> grain.MapDataset:

@@ -79,6 +79,11 @@ class ObjectiveConfig:
         if self.name == "ul2" and not self.denoisers:
             raise ConfigError("objective.denoisers is empty; ul2 needs at least one denoiser")
 
+    @property
+    def bidirectional(self) -> bool:
+        """Whether inputs are bidirectional (prefix LM)."""
+        return self.bidirectional_input and self.name != "causal"
+
 
 def causal(ids: Ids, special: SpecialTokens, *, append_eos: bool = True) -> TokenSequence:
     """Return the sequence that predicts every token of `ids` [n] from the preceding ones, and eos if `append_eos`."""

@@ -91,16 +91,24 @@ def fill_rate(plan: PackingPlan, lengths: np.ndarray, capacity: int) -> float:
     return float(np.sum(lengths)) / (max(plan.rows, 1) * capacity)
 
 
-def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int) -> Batch:
-    """Return the Batch [B, length] whose row b holds the sequences rows[b]. Raises ValueError if they do not fit."""
-    batch: Batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in _FIELDS.items()}
+def pack_batch(rows: Sequence[Sequence[TokenSequence]], length: int, *, bidirectional: bool = True) -> Batch:
+    """Return the Batch [B, length] whose row b holds the sequences rows[b]. Raises ValueError if they do not fit.
+
+    bidirectional: whether sequences may have bidirectional inputs (prefix LM). False omits the field `prefix`, so that
+    a compiled step knows that its rows are causal; then a sequence with such an input is a ValueError.
+    """
+    fields = {name: dtype for name, dtype in _FIELDS.items() if bidirectional or name != "prefix"}
+    batch: Batch = {name: np.zeros((len(rows), length), dtype) for name, dtype in fields.items()}
+    if not bidirectional and any(sequence.prefix.any() for sequences in rows for sequence in sequences):
+        raise ValueError("a sequence has a bidirectional input")
     for b, sequences in enumerate(rows):
         start = 0
         for segment, sequence in enumerate(sequences, 1):
             size = len(sequence.tokens)
             span = (b, slice(start, start + size))
             for name, values in sequence._asdict().items():
-                batch[name][span] = values
+                if name in batch:
+                    batch[name][span] = values
             batch["segments"][span] = segment
             batch["positions"][span] = np.arange(size, dtype=np.int32)
             start += size

@@ -147,7 +147,7 @@ def _prefill(
     layout = TokenLayout(
         positions=jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width)),
         segments=real.astype(jnp.int32),
-        prefix=real & decoder.bidirectional_input,
+        prefix=real if decoder.bidirectional_input else None,
     )
     embeddings, layout = tuning.embed(model, params, batch.prompts, layout)
     cache = empty_cache(decoder.config, decoder.axes, rows, slots, unstacked)

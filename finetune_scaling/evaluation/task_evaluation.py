@@ -199,7 +199,7 @@ def base_sequence_format(objective: ObjectiveConfig, task: Task, template_tokens
         length=bool(mode) + template_tokens + task.max_source_tokens + task.max_target_tokens,
         max_source_tokens=task.max_source_tokens,
         max_target_tokens=task.max_target_tokens,
-        bidirectional_input=objective.bidirectional_input and objective.name != "causal",
+        bidirectional_input=objective.bidirectional,
         mode=mode,
     )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from finetune_scaling.models.adapters import LayerAdapter
-from finetune_scaling.models.attention_masks import AttentionMask
+from finetune_scaling.models.attention_masks import AttentionMask, local_flags
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.models.flash import flash_attention
 from finetune_scaling.models.layers import Dense, Norm
@@ -122,7 +122,7 @@ def attend_blockwise(
     def attend_block(block: tuple[Array, TokenLayout]) -> Array:
         return attend(block[0], keys, values, attention_mask(block[1], layout, window), scoring)
 
-    mixed = jax.lax.map(attend_block, (divide(query), TokenLayout(*map(divide, layout))))
+    mixed = jax.lax.map(attend_block, (divide(query), jax.tree.map(divide, layout)))
     return jnp.moveaxis(mixed, 0, 1).reshape(query.shape[0], blocks * size, *query.shape[2:])[:, :length]
 
 
@@ -179,8 +179,9 @@ class Attention(nn.Module):
         if isinstance(visible, TokenLayout):
             if self.config.attention == "flash":
                 scale = scoring.scale(self.config.head_dim)
+                window = self.config.window if local_flags(self.config) is None else mask.window
                 return flash_attention(
-                    query, keys, values, visible, self.axes, window=mask.window, scale=scale, softcap=scoring.softcap
+                    query, keys, values, visible, self.axes, window=window, scale=scale, softcap=scoring.softcap
                 )
             return attend_blockwise(query, keys, values, visible, mask.window, scoring)
         if self.config.attention == "cudnn" and not self.is_initializing():

@@ -23,7 +23,7 @@ def block_map(layout: TokenLayout, window: Array, block: int) -> Array:
 
     layout: [B, L]. window: int32 scalar, NO_WINDOW for none; see `token_layout.attends`.
     """
-    bounds = _bounds(TokenLayout(*(field.reshape(field.shape[0], -1, block) for field in layout)))
+    bounds = _bounds(jax.tree.map(lambda field: field.reshape(field.shape[0], -1, block), layout))
     queries = _Bounds(*(field[:, :, None] for field in bounds))
     keys = _Bounds(*(field[:, None, :] for field in bounds))
     same = (queries.first_segment <= keys.last_segment) & (keys.first_segment <= queries.last_segment)
@@ -65,6 +65,7 @@ class _Bounds(NamedTuple):
 def _bounds(layout: TokenLayout) -> _Bounds:
     """Return the bounds of a layout [B, blocks, tokens]."""
     real = layout.segments != PADDING
+    assert layout.prefix is not None
     prompt, in_input = layout.segments == SOFT_PROMPT, layout.prefix.astype(bool) & real
     least = lambda field: jnp.where(real, field, _FAR).min(axis=2)  # noqa: E731
     most = lambda field: jnp.where(real, field, -_FAR).max(axis=2)  # noqa: E731

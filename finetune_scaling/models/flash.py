@@ -1,9 +1,10 @@
-"""Pallas kernels of attention on TPUs, forward and backward, that keep scores out of HBM.
+"""Attention on TPUs by Pallas kernels, forward and backward, that keep scores out of HBM.
 
-FlashAttention (Dao et al., 2022; Dao, 2023) with masks that are computed from the layout of the tokens: causal rows,
-sliding windows, prefix LMs, packed texts, soft prompts and padding. Blocks of scores that are masked entirely are not
-computed, and their keys are not fetched (block_map.py). Scores are transposed, [keys, queries], so that the statistics
-of the softmax, one per query, are in lanes.
+Causal rows take JAX's splash attention (splash.py). The kernels of this module serve prefix LMs, soft prompts, and
+models with both local and global layers, whose window is traced. They are FlashAttention (Dao et al., 2022; Dao, 2023)
+with masks that are computed from the layout of the tokens. Blocks of scores that are masked entirely are not computed,
+and their keys are not fetched (block_map.py). Scores are transposed, [keys, queries], so that the statistics of the
+softmax, one per query, are in lanes.
 """
 
 import functools
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from finetune_scaling.errors import ConfigError
 from finetune_scaling.models.block_map import NO_WINDOW, block_map, fetched_blocks
+from finetune_scaling.models.splash import splash_attention
 from finetune_scaling.models.token_layout import TokenLayout, attends
 from finetune_scaling.sharding.axes import AxisRules, partition_spec, shard_count
 
@@ -49,39 +51,62 @@ def flash_attention(
     """Return softmax attention of every token to the visible tokens of its row.
 
     query [B, L, heads, H], keys and values [B, L, kv_heads, H], layout [B, L] -> [B, L, heads, H]. window: as in
-    `token_layout.attends`. scale: of the scores; None is H ** -0.5. softcap, c: scores become c tanh(scores / c). On
-    the mesh in context each device computes its own rows and heads. Raises ConfigError if a device has more blocks than
-    fit into a TPU's scalar memory, for example of 8 rows of more than 65,536 tokens.
+    `token_layout.attends`, an array if it differs between layers. scale: of the scores; None is H ** -0.5. softcap, c:
+    scores become c tanh(scores / c). On the mesh in context each device computes its own rows and heads.
+
+    Raises ConfigError if the rows are not causal and a device has more blocks than fit into a TPU's scalar memory, for
+    example of 8 rows of more than 65,536 tokens.
     """
     scoring = _Scoring(query.shape[3] ** -0.5 if scale is None else scale, softcap)
-    attention = functools.partial(_attention, scoring=scoring)
-    window = jnp.asarray(NO_WINDOW if window is None else window, jnp.int32)
+    if layout.prefix is None and not isinstance(window, jax.Array):
+        return _on_mesh(functools.partial(_causal, window=window, scoring=scoring), query, keys, values, layout, rules)
+    limit = jnp.asarray(NO_WINDOW if window is None else window, jnp.int32)
+    layout = layout._replace(prefix=jnp.zeros_like(layout.segments) if layout.prefix is None else layout.prefix)
+    return _on_mesh(functools.partial(_masked, scoring=scoring), query, keys, values, layout, rules, limit)
+
+
+def _on_mesh(
+    attention: Any, query: Array, keys: Array, values: Array, layout: TokenLayout, rules: AxisRules, *scalars: Array
+) -> Array:
+    """Compute attention on the mesh in context, each device its own rows and heads."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return attention(query, keys, values, layout, window)
+        return attention(query, keys, values, layout, *scalars)
     query_spec = partition_spec(mesh, rules, ("batch", None, "heads", None), query.shape)
     # Each device needs the keys of its own heads: copies of them if there are fewer than devices.
     devices = shard_count(mesh, rules.heads) if query_spec[2] else 1
     copies = math.lcm(keys.shape[2], devices) // keys.shape[2]
     keys, values = (jnp.repeat(array, copies, axis=2) for array in (keys, values))
-    rows = PartitionSpec(query_spec[0], None)
+    rows = jax.tree.map(lambda _: PartitionSpec(query_spec[0], None), layout)
     return jax.shard_map(
         attention,
-        in_specs=(query_spec, query_spec, query_spec, TokenLayout(rows, rows, rows), PartitionSpec()),  # type: ignore[arg-type]
+        in_specs=(query_spec, query_spec, query_spec, rows, *(PartitionSpec() for _ in scalars)),
         out_specs=query_spec,
         check_vma=False,  # a kernel does not declare over which mesh axes its results vary
-    )(query, keys, values, layout, window)
+    )(query, keys, values, layout, *scalars)
 
 
-def _attention(
-    query: Array, keys: Array, values: Array, layout: TokenLayout, window: Array, scoring: _Scoring
+def _causal(
+    query: Array, keys: Array, values: Array, layout: TokenLayout, *, window: int | None, scoring: _Scoring
 ) -> Array:
-    """Compute flash_attention on one device."""
+    """Compute flash_attention on one device, of rows without bidirectional input and soft prompt."""
+    length, block = query.shape[1], _block_size(query.shape[1])
+    scaled = query * scoring.scale
+    query, keys, values = (_pad(array, -length % block).swapaxes(1, 2) for array in (scaled, keys, values))
+    segments = _pad(layout.segments, -length % block)
+    mixed = splash_attention(query, keys, values, segments, window=window, softcap=scoring.softcap, block=block)
+    return mixed.swapaxes(1, 2)[:, :length]
+
+
+def _masked(
+    query: Array, keys: Array, values: Array, layout: TokenLayout, window: Array, *, scoring: _Scoring
+) -> Array:
+    """Compute flash_attention on one device, with any mask."""
     batch, length, heads, head_dim = query.shape
     block = _block_size(length)
     padding = -length % block
     _check_blocks(batch, length, (length + padding) // block)
-    layout = TokenLayout(*(_pad(field.astype(jnp.int32), padding) for field in layout))  # with segment PADDING
+    layout = jax.tree.map(lambda field: _pad(field.astype(jnp.int32), padding), layout)  # with segment PADDING
     groups = heads // keys.shape[2]
     query = _pad(query, padding).reshape(batch, -1, keys.shape[2], groups, head_dim).transpose(0, 2, 3, 1, 4)
     keys, values = (_pad(array, padding).swapaxes(1, 2) for array in (keys, values))
@@ -174,7 +199,8 @@ def _call(kernel: Any, inputs: list, outputs: list, scratch: list, blocks: _Bloc
     steps = _Steps(count, by_keys)
     visible = block_map(layout, window, block)
     fetched = fetched_blocks(visible.swapaxes(1, 2) if by_keys else visible).reshape(-1)
-    inputs = [(jnp.stack(layout, axis=1), "b3q"), (jnp.stack(layout, axis=2), "bs3"), *inputs]
+    fields = jax.tree.leaves(layout)
+    inputs = [(jnp.stack(fields, axis=1), "b3q"), (jnp.stack(fields, axis=2), "bs3"), *inputs]
     return pl.pallas_call(
         functools.partial(kernel, steps=steps),
         grid_spec=pltpu.PrefetchScalarGridSpec(

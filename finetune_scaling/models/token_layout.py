@@ -16,18 +16,19 @@ class TokenLayout(NamedTuple):
     positions: int32, counted within the token's own segment (after the soft prompt, if any)
     segments:  int32, PADDING, SOFT_PROMPT, or 1, 2, ... for the texts packed into the row
     prefix:    bool, True for the input part of a prefix LM, which its whole segment attends to; of a soft prompt, True
-               if it belongs to the input of its row
+               if it belongs to the input of its row. None if no row has such an input or a soft prompt: every token
+               then attends to earlier ones of its own segment only
     """
 
     positions: Array
     segments: Array
-    prefix: Array
+    prefix: Array | None = None
 
 
 def attention_mask(queries: TokenLayout, keys: TokenLayout, window: Array | int | None = None) -> Array:
     """Return the keys that each query attends to, bool [B, L, S]. See `attends`."""
-    expanded = TokenLayout(*(field[:, :, None] for field in queries))
-    return attends(expanded, TokenLayout(*(field[:, None, :] for field in keys)), window)
+    expanded = jax.tree.map(lambda field: field[:, :, None], queries)
+    return attends(expanded, jax.tree.map(lambda field: field[:, None, :], keys), window)
 
 
 def attends(queries: TokenLayout, keys: TokenLayout, window: Array | int | None = None) -> Array:
@@ -45,8 +46,10 @@ def attends(queries: TokenLayout, keys: TokenLayout, window: Array | int | None 
     soft = keys.segments == SOFT_PROMPT
     real = keys.segments != PADDING
     earlier = keys.positions <= queries.positions
-    joined = same | ((queries.segments == SOFT_PROMPT) & queries.prefix)
-    visible = real & (((same | soft) & earlier) | (joined & keys.prefix))
+    visible = real & (same | soft) & earlier
+    if queries.prefix is not None and keys.prefix is not None:
+        joined = same | ((queries.segments == SOFT_PROMPT) & queries.prefix)
+        visible |= real & joined & keys.prefix
     return visible if window is None else visible & in_window(queries.positions, keys.positions, window)
 
 

@@ -25,7 +25,7 @@ from finetune_scaling.decoding.programs import Batch, make_unchunked_program
 from finetune_scaling.decoding.search import RowInputs
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.collectives import Collectives, collectives
-from finetune_scaling.planning.layout import BATCH_FIELDS, Layout, bytes_per_device, state_shapes, state_shardings
+from finetune_scaling.planning.layout import Layout, batch_fields, bytes_per_device, state_shapes, state_shardings
 from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
@@ -112,7 +112,7 @@ def trace(workload: Workload, layout: Layout, mesh: Mesh, name: str) -> TracedPr
 def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
     state, frozen = state_shapes(workload)
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
-    batch = _batch(workload.batch, workload.length, sharding)
+    batch = _batch(workload, workload.batch, sharding)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated())
     sharded_state = _with_shardings(state, state_shardings(workload, sharding))
     arguments = [sharded_state, _with_shardings(frozen, sharding.parameters(frozen)), batch, rate]
@@ -125,7 +125,7 @@ def _evaluation(workload: Workload, layout: Layout, sharding: ModelSharding) -> 
     step = make_evaluation_step(workload.model, workload.tuning, layout.axes)
     rows = _padded_rows(workload.evaluation_batch, layout)
     losses = jax.ShapeDtypeStruct((2, rows), jnp.float32, sharding=sharding.replicated())
-    return _lower(step, *_parameters(workload, sharding), _batch(rows, workload.length, sharding), result=losses)
+    return _lower(step, *_parameters(workload, sharding), _batch(workload, rows, sharding), result=losses)
 
 
 def _decoding(workload: Workload, layout: Layout, sharding: ModelSharding) -> TracedProgram:
@@ -169,10 +169,10 @@ def _parameters(workload: Workload, sharding: ModelSharding) -> tuple[Tree, Tree
     )
 
 
-def _batch(rows: int, length: int, sharding: ModelSharding) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(workload: Workload, rows: int, sharding: ModelSharding) -> dict[str, jax.ShapeDtypeStruct]:
     return {
-        name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding.batch())
-        for name, dtype in BATCH_FIELDS.items()
+        name: jax.ShapeDtypeStruct((rows, workload.length), dtype, sharding=sharding.batch())
+        for name, dtype in batch_fields(workload).items()
     }
 
 

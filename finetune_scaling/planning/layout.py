@@ -69,7 +69,7 @@ class ResidentBytes:
         return self.trainable + self.frozen + self.optimizer + self.batch
 
 
-BATCH_FIELDS = {
+_BATCH_FIELDS = {
     "tokens": np.dtype(np.int32),
     "targets": np.dtype(np.int32),
     "weights": np.dtype(np.float32),
@@ -77,6 +77,11 @@ BATCH_FIELDS = {
     "segments": np.dtype(np.int32),
     "prefix": np.dtype(bool),
 }
+
+
+def batch_fields(workload: Workload) -> dict[str, np.dtype]:
+    """Return the fields of a batch, as `data.packing.pack_batch` makes them."""
+    return {name: dtype for name, dtype in _BATCH_FIELDS.items() if workload.bidirectional or name != "prefix"}
 
 
 def state_shapes(workload: Workload) -> tuple[State, Tree]:
@@ -103,7 +108,7 @@ def resident_bytes(workload: Workload, layout: Layout) -> ResidentBytes:
     rows = math.ceil(workload.batch / layout.batch_shards)
     mesh = dataclasses.replace(layout, accumulation=1, remat="none")
     without_batch = dataclasses.replace(workload, batch=0, length=0, evaluation_batch=0, decoding=None)
-    batch = rows * workload.length * sum(dtype.itemsize for dtype in BATCH_FIELDS.values())
+    batch = rows * workload.length * sum(dtype.itemsize for dtype in batch_fields(workload).values())
     return dataclasses.replace(_parameters(without_batch, mesh), batch=batch)
 
 

@@ -37,6 +37,7 @@ class Workload:
     batch, evaluation_batch: sequences.
     length: tokens per row, without soft prompt.
     decoding: None if the run does not decode.
+    bidirectional: whether rows may have bidirectional inputs (prefix LM).
     """
 
     model: ModelConfig
@@ -46,6 +47,7 @@ class Workload:
     length: int
     evaluation_batch: int
     decoding: DecodingWorkload | None = None
+    bidirectional: bool = True
 
     @property
     def positions(self) -> int:
@@ -66,6 +68,7 @@ def read_workload(run_config: RunConfig, model: ModelConfig) -> Workload:
         length=length,
         evaluation_batch=run_config.evaluation.batch_size,
         decoding=None if run_config.is_base else _decoding(run_config),
+        bidirectional=run_config.bidirectional,
     )
 
 

@@ -157,7 +157,7 @@ def _batch(model: TunedModel, sequence: TokenSequence) -> Batch:
     check_context("a text is too long", size, model.config, model.tuning, "shorten it")
     length = min(context, size + -size % _LENGTH_STEP)
     rows = model.sharding.batch_shards
-    arrays = pack_batch([[sequence], *[[]] * (rows - 1)], length)
+    arrays = pack_batch([[sequence], *[[]] * (rows - 1)], length, bidirectional=bool(sequence.prefix.any()))
     return shard_batch(arrays, model.sharding.batch(), rows)
 
 
@@ -170,7 +170,7 @@ def _logits_step(
 
     def step(trainable: Tree, frozen: Tree, batch: Batch) -> jax.Array:
         params: Any = tuning.model_params(config, combine(trainable, frozen))
-        layout = TokenLayout(batch["positions"], batch["segments"], batch["prefix"])
+        layout = TokenLayout(batch["positions"], batch["segments"], batch.get("prefix"))
         embeddings, layout = tuning.embed(model, params, batch["tokens"], layout)
         hidden, _ = model.forward(params, embeddings, layout)
         return model.unembed(params, hidden[:, tuning.prompt_length :]).astype(jnp.float32)

@@ -315,6 +315,11 @@ class RunConfig:
         return self.batch.size or self.method_declaration.defaults.batch_size
 
     @property
+    def bidirectional(self) -> bool:
+        """Whether training rows may have bidirectional inputs (prefix LM)."""
+        return self.objective.bidirectional if self.is_base else self.sequence.bidirectional_input
+
+    @property
     def row_length(self) -> int:
         """Tokens of a row without soft prompt."""
         return self.batch.row_length or self.sequence.length

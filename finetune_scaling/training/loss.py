@@ -8,7 +8,7 @@ from finetune_scaling.training.cross_entropy import cross_entropy
 from finetune_scaling.tuning.method import TuningMethod
 
 Array = jax.Array
-Batch = dict[str, Array]  # tokens, targets, weights, positions, segments, prefix: each [B, L]
+Batch = dict[str, Array]  # tokens, targets, weights, positions, segments and, of prefix LMs, prefix: each [B, L]
 
 
 def token_losses(
@@ -16,7 +16,7 @@ def token_losses(
 ) -> Array:
     """Return the negative log-likelihood of every target in nats times its weight, [B, L]."""
     params = tuning.model_params(model.config, params)
-    layout = TokenLayout(batch["positions"], batch["segments"], batch["prefix"])
+    layout = TokenLayout(batch["positions"], batch["segments"], batch.get("prefix"))
     embeddings, layout = tuning.embed(model, params, batch["tokens"], layout)
     hidden, _ = model.forward(params, embeddings, layout, dropout_rng=dropout_rng)
     states, table = model.head(params, hidden[:, tuning.prompt_length :])

@@ -105,6 +105,9 @@ def prepend(
     attends_to_input: the prompt belongs to the input of a row that has one (prefix LM), unless several texts share it.
     """
     batch, length = embeddings.shape[0], prompt.shape[0]
+    if layout.prefix is None:
+        layout = layout._replace(prefix=jnp.zeros(layout.segments.shape, bool))
+    assert layout.prefix is not None
     rows = jnp.broadcast_to(prompt.astype(embeddings.dtype), (batch, *prompt.shape))
     has_one_input = layout.prefix.any(axis=1, keepdims=True) & (layout.segments.max(axis=1, keepdims=True) == 1)
     front = TokenLayout(
@@ -113,7 +116,7 @@ def prepend(
         prefix=jnp.broadcast_to(has_one_input & attends_to_input, (batch, length)),
     )
     shifted = layout._replace(positions=layout.positions + length)
-    joined = TokenLayout(*(jnp.concatenate(pair, axis=1) for pair in zip(front, shifted, strict=True)))
+    joined = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=1), front, shifted)
     return jnp.concatenate([rows, embeddings], axis=1), joined
 
 

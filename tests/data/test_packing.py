@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_scaling.data.objectives import prefix_lm
+from finetune_scaling.data.objectives import causal, prefix_lm
 from finetune_scaling.data.packing import assign_items, fill_rate, pack_batch, plan_packing
 from finetune_scaling.data.tokenizers.interface import SpecialTokens
 
@@ -78,6 +78,18 @@ def test_golden_row():
         "tokens": np.int32, "targets": np.int32, "weights": np.float32, "positions": np.int32, "segments": np.int32,
         "prefix": np.bool_,
     }  # fmt: skip
+
+
+def test_causal_rows_have_no_prefix():
+    texts = [causal(np.array([10, 11]), SPECIAL), causal(np.array([12]), SPECIAL)]
+    expected = pack_batch([texts], 8)
+    assert not expected.pop("prefix").any()
+    found = pack_batch([texts], 8, bidirectional=False)
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="bidirectional"):
+        pack_batch([[prefix_lm(np.array([1]), np.array([2]), SPECIAL, bidirectional=True)]], 8, bidirectional=False)
 
 
 def test_changing_a_sequence_changes_only_its_segment():

@@ -98,6 +98,12 @@ def test_a_window_counts_a_soft_prompt_as_the_text_before():
     np.testing.assert_array_equal(np.asarray(attention_mask(layout, layout, 3))[0], expected)
 
 
+def test_a_layout_without_inputs_is_causal():
+    segments = jnp.array([[1, 1, 1, 2, 2, PADDING]])
+    layout = TokenLayout(jnp.array([[0, 1, 2, 0, 1, 0]]), segments, jnp.zeros((1, 6), bool))
+    np.testing.assert_array_equal(*(attention_mask(each, each) for each in (layout, layout._replace(prefix=None))))
+
+
 def softmax_attention(query, keys, values, mask, scale, cap):
     """One head at a time: query [L, H], keys and values [S, H], mask [L, S]."""
     scores = query @ keys.T * scale

@@ -17,6 +17,7 @@ from finetune_scaling.sharding.axes import DEFAULT_RULES
 from finetune_scaling.tuning.method import prepend
 
 HEADS, HEAD_DIM = 4, 8
+INTERPRETED = {"interpret": True}  # splash attention gives its own
 
 
 def layouts(prompt: int = 0) -> TokenLayout:
@@ -52,7 +53,8 @@ FORMS = {"blockwise": attention.attend_blockwise, "flash": in_flash, "cudnn": cu
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
     """Kernels for TPUs run on CPUs, by interpretation, and in blocks of 128 tokens, of which the rows have two."""
-    monkeypatch.setattr(flash.pl, "pallas_call", functools.partial(flash.pl.pallas_call, interpret=True))
+    call = flash.pl.pallas_call
+    monkeypatch.setattr(flash.pl, "pallas_call", lambda *inputs, **options: call(*inputs, **{**options, **INTERPRETED}))
     monkeypatch.setattr(flash, "_BLOCK", 64)
 
 
@@ -95,6 +97,26 @@ def test_a_form_is_plain_attention(form, kv_heads, prompt, without_cudnn):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize(("kv_heads", "window", "softcap"), [(1, None, None), (2, 20, 2.0), (4, 1, None)])
+def test_causal_rows_are_computed_by_splash_attention(kv_heads, window, softcap):
+    """Packed texts and padding, without inputs that are read both ways."""
+    layout, scoring = layouts()._replace(prefix=None), attention.Scoring(softcap=softcap)
+    arrays = inputs(kv_heads, layout)
+    masked = lambda *xs: attention.attend(*xs[:3], attention_mask(layout, layout, window), scoring)  # noqa: E731
+    in_splash = lambda *xs: flash.flash_attention(*xs, DEFAULT_RULES, window=window, softcap=softcap)  # noqa: E731
+    assert "splash" in str(jax.make_jaxpr(in_splash)(*arrays[:3], layout))
+    expected = value_and_gradients(masked, arrays, layout)
+    for ours, theirs in zip(value_and_gradients(in_splash, arrays, layout), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("prompt", [0, 7])
+def test_rows_with_inputs_or_a_prompt_are_not_computed_by_splash_attention(prompt):
+    causal = layouts()._replace(prefix=None)
+    rows = prepend(jnp.zeros((prompt, 1)), jnp.zeros((2, 140, 1)), causal)[1] if prompt else layouts()
+    assert "splash" not in str(jax.make_jaxpr(in_flash)(*inputs(2, rows)[:3], rows))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("field", TokenLayout._fields)
 def test_a_form_heeds_every_field_of_the_layout(form, field, without_cudnn):
@@ -124,6 +146,8 @@ MIXED = {"window": 20, "window_pattern": (True, False), "local_rope_theta": 50.0
     [
         *itertools.product(["blockwise", "flash"], ["none", "full"], [{}]),
         ("flash", "none", {"query_scalar": 3.0, **MIXED}),
+        ("causal flash", "full", {"query_scalar": 3.0, "window": 20}),
+        ("causal flash", "none", MIXED),
         ("blockwise", "none", {"window": 20, "query_scalar": 3.0}),
         ("blockwise", "full", MIXED),
     ],
@@ -132,7 +156,7 @@ def test_the_model_has_the_same_gradients_with_every_form(form, remat, fields, t
     """Windows are shorter than texts, and not of all layers."""
     monkeypatch.setattr(language_model, "check_attention", lambda config, platform: None)
     tiny_config = dataclasses.replace(tiny_config, **fields)
-    layout = layouts()
+    layout = layouts() if form in FORMS else layouts()._replace(prefix=None)
     real = (layout.segments != PADDING)[:, :, None]
     tokens = np.random.default_rng(0).integers(tiny_config.vocab_size, size=layout.segments.shape)
 
@@ -143,7 +167,7 @@ def test_the_model_has_the_same_gradients_with_every_form(form, remat, fields, t
         return jax.jit(jax.grad(total))(tiny_base)
 
     expected = gradient(tiny_config)
-    ours = gradient(dataclasses.replace(tiny_config, attention=form, remat=remat))
+    ours = gradient(dataclasses.replace(tiny_config, attention=form.split()[-1], remat=remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * jnp.abs(b).max()), ours, expected)
 
 

@@ -36,22 +36,35 @@ def value_and_gradients(attend, arrays):
     return dict(zip(("mixed", "query", "keys", "values"), (mixed, *pull(gradient)), strict=True))
 
 
+def in_plain(tokens, arrays):
+    return value_and_gradients(lambda *inputs: attention.attend(*inputs, attention_mask(tokens, tokens)), arrays)
+
+
+def in_flash(tokens, arrays, fsdp, tensor):
+    attend = lambda *inputs: flash.flash_attention(*inputs, tokens, DEFAULT_RULES)  # noqa: E731
+    with jax.set_mesh(make_mesh(ShardingConfig(fsdp, tensor), jax.devices())):
+        return jax.jit(functools.partial(value_and_gradients, attend))(arrays)
+
+
+def differences(outputs, expected):
+    return {part: float(np.abs(np.asarray(outputs[part]) - expected[part]).max()) for part in expected}
+
+
 def main() -> None:
-    flash.pl.pallas_call = functools.partial(flash.pl.pallas_call, interpret=True)
+    call = flash.pl.pallas_call
+    flash.pl.pallas_call = lambda *inputs, **options: call(*inputs, **{**options, "interpret": True})
     rng, tokens = np.random.default_rng(0), layout()
     arrays = [
         jnp.asarray(rng.normal(size=(ROWS, LENGTH, n, HEAD_DIM)), jnp.float32)
         for n in (HEADS, KV_HEADS, KV_HEADS, HEADS)
     ]
-    plain = lambda *inputs: attention.attend(*inputs, attention_mask(tokens, tokens))  # noqa: E731
-    in_flash = lambda *inputs: flash.flash_attention(*inputs, tokens, DEFAULT_RULES)  # noqa: E731
-    expected = value_and_gradients(plain, arrays)
+    expected = in_plain(tokens, arrays)
     found = {}
     for fsdp, tensor in MESHES:
-        with jax.set_mesh(make_mesh(ShardingConfig(fsdp, tensor), jax.devices())):
-            outputs = jax.jit(functools.partial(value_and_gradients, in_flash))(arrays)
         name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
-        found[name] = {part: float(np.abs(np.asarray(outputs[part]) - expected[part]).max()) for part in expected}
+        found[name] = differences(in_flash(tokens, arrays, fsdp, tensor), expected)
+    causal = tokens._replace(prefix=None)
+    found["1x2x4, causal"] = differences(in_flash(causal, arrays, 2, 4), in_plain(causal, arrays))
     json.dump({"sizes": {part: float(jnp.abs(array).max()) for part, array in expected.items()}, **found}, sys.stdout)
 
 
