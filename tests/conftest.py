@@ -43,7 +43,7 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
 )
-
+os.environ["FINETUNE_SCALING_DATA_CACHE"] = ""  # tests that store results name a directory of their own
 
 _LONGEST = (
     *("test_slurm.py", "test_processes.py", "test_study.py", "test_meshes.py", "test_clouds.py", "test_claims.py"),

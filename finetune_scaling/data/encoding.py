@@ -11,13 +11,21 @@ import numpy as np
 
 from finetune_scaling.data.encoders.interface import ExampleEncoder
 from finetune_scaling.data.encoders.make import make_encoder
-from finetune_scaling.data.encoders.special_tokens import count_special_tokens, warn_of_special_tokens
+from finetune_scaling.data.encoders.special_tokens import (
+    count_special_tokens,
+    find_special_tokens,
+    warn_of_special_tokens,
+)
 from finetune_scaling.data.objectives import TokenSequence, prefix_lm
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import SpecialTokens, Tokenizer
+from finetune_scaling.data.worker_processes import map_in_processes
 from finetune_scaling.errors import ConfigError, DataError
+from finetune_scaling.progress import log_progress
 
 _BLOCK = 1024  # texts per call of the tokenizer
+_WORTH_A_PROCESS = 20_000  # examples whose encoding takes longer than the start of a process
+_PROGRESS = f"encoding, in blocks of {_BLOCK:,} examples"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +65,11 @@ class SequenceFormat:
 
 
 class RaggedArray(NamedTuple):
-    """Arrays of unequal lengths, concatenated: item i is values[offsets[i]:offsets[i + 1]] (int32, int64)."""
+    """N arrays of unequal lengths: item i is values[starts[i] : starts[i] + lengths[i]] (int32, int64[N], int64[N])."""
 
     values: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
 
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int]]) -> Self:
@@ -74,32 +83,63 @@ class RaggedArray(NamedTuple):
     @classmethod
     def from_lengths(cls, values: np.ndarray, lengths: np.ndarray | array.array) -> Self:
         """Split values into consecutive items of `lengths`."""
-        offsets = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, dtype=np.int64, out=offsets[1:])
-        return cls(values, offsets)
+        lengths = np.asarray(lengths, np.int64)
+        return cls(values, np.cumsum(lengths) - lengths, lengths)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Lengths of the items, int64[N]."""
-        return np.diff(self.offsets)
+    def select(self, indices: np.ndarray) -> Self:
+        """Return the items at `indices`, int64[n], without copying their values."""
+        return type(self)(self.values, self.starts[indices], self.lengths[indices])
 
     def item(self, index: int) -> np.ndarray:
         """Return a view of one item, int32[n]."""
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
+        start = self.starts[index]
+        return self.values[start : start + self.lengths[index]]
 
 
 class EncodedExamples(NamedTuple):
     """Token ids of N examples.
 
-    inputs, targets: without bos and eos. has_eos: bool[N], False if the target is truncated. special_tokens: the bos
-    and eos of the sequences.
+    inputs, targets: without bos and eos. has_eos: bool[N], False if the target is truncated. is_truncated: bool[N],
+    True if the source is. found_tokens: the examples whose texts contain each special token, int64[n]. special_tokens:
+    the bos and eos of the sequences.
     """
 
     inputs: RaggedArray
     targets: RaggedArray
     has_eos: np.ndarray
+    is_truncated: np.ndarray
+    found_tokens: Mapping[str, np.ndarray]
     special_tokens: SpecialTokens
-    statistics: dict[str, Any]
+
+    def select(self, indices: np.ndarray) -> Self:
+        """Return the examples at `indices`, int64[n], without copying their ids."""
+        found = {token: np.flatnonzero(np.isin(indices, examples)) for token, examples in self.found_tokens.items()}
+        return self._replace(
+            inputs=self.inputs.select(indices),
+            targets=self.targets.select(indices),
+            has_eos=self.has_eos[indices],
+            is_truncated=self.is_truncated[indices],
+            found_tokens={token: examples for token, examples in found.items() if len(examples)},
+        )
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """The numbers of examples, truncated texts and tokens, for the log."""
+        statistics = {
+            "examples": len(self.has_eos),
+            "truncated_sources": int(np.count_nonzero(self.is_truncated)),
+            "truncated_targets": int(np.count_nonzero(~self.has_eos)),
+            "input_tokens": quantiles(self.inputs.lengths),
+            "target_tokens": quantiles(self.targets.lengths + self.has_eos),
+            "tokens_per_example": float(np.mean(self.lengths)),
+        }
+        return statistics | ({"special_tokens": self.special_token_counts} if self.found_tokens else {})
+
+    @property
+    def special_token_counts(self) -> dict[str, int]:
+        """The number of examples that contain each special token, the most frequent first."""
+        counts = {token: len(examples) for token, examples in self.found_tokens.items()}
+        return dict(sorted(counts.items(), key=lambda count: (-count[1], count[0])))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -137,34 +177,59 @@ class EncodedDocuments(NamedTuple):
 def encode_examples(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> EncodedExamples:
-    """Render, encode and truncate all examples. Raises DataError if there are none."""
+    """Render, encode and truncate all examples, and warn of special tokens in them. Raises DataError without any."""
+    encoded = encode_quietly(examples, tokenizer, template, sequence_format)
+    warn_of_examples(encoded, tokenizer, template)
+    return encoded
+
+
+def encode_quietly(
+    examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
+) -> EncodedExamples:
+    """Render, encode and truncate all examples, in several processes if there are many.
+
+    Raises DataError if there are none.
+    """
     if len(examples) == 0:
         raise DataError("there are no examples; check the task's files and split")
-    encoder = make_encoder(tokenizer, template)
-    found_tokens: Counter[str] = Counter()
-    truncated_sources = truncated_targets = 0
-    has_eos: list[bool] = []
-    inputs, targets = [], []
-    for block in _blocks(examples[i] for i in range(len(examples))):
-        block_inputs, block_truncated = _encode_inputs(block, encoder, sequence_format)
-        block_targets = encoder.targets(block)
-        fits = [len(ids) < sequence_format.max_target_tokens for ids in block_targets]
-        inputs.append(RaggedArray.from_lists(block_inputs))
-        targets.append(RaggedArray.from_lists(ids[: sequence_format.max_target_tokens] for ids in block_targets))
-        has_eos.extend(fits)
-        found_tokens.update(count_special_tokens(tokenizer, [f"{one['source']}\0{one['target']}" for one in block]))
-        truncated_sources += block_truncated
-        truncated_targets += fits.count(False)
-    encoded = EncodedExamples(
-        _concatenate(inputs), _concatenate(targets), np.array(has_eos), encoder.special_tokens, statistics={}
-    )
-    statistics = _example_statistics(encoded, truncated_sources, truncated_targets)
-    if found_tokens:
-        statistics["special_tokens"] = dict(found_tokens.most_common())
-        warn_of_special_tokens(
-            statistics["special_tokens"], f"{len(examples):,} examples", encoder.effect_of_special_tokens
+    encode = BlockEncoder(tokenizer, template, sequence_format)
+    blocks = log_progress(_blocks(examples[i] for i in range(len(examples))), -(-len(examples) // _BLOCK), _PROGRESS)
+    return _concatenate_examples(list(map_in_processes(encode, blocks, len(examples) // _WORTH_A_PROCESS)))
+
+
+class BlockEncoder:
+    """Encodes blocks of examples. It is pickled without its encoder, which is made again in another process."""
+
+    def __init__(self, tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat):
+        """Raise ConfigError as `make_encoder` does."""
+        self._settings = tokenizer, template, sequence_format
+        self._encoder, self._format = make_encoder(tokenizer, template), sequence_format
+
+    def __reduce__(self) -> tuple[type["BlockEncoder"], tuple[Tokenizer, Template, SequenceFormat]]:
+        return BlockEncoder, self._settings
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> EncodedExamples:
+        """Render, encode and truncate examples."""
+        inputs, is_truncated = _encode_inputs(examples, self._encoder, self._format)
+        targets = self._encoder.targets(examples)
+        limit = self._format.max_target_tokens
+        texts = [f"{one['source']}\0{one['target']}" for one in examples]
+        found = find_special_tokens(self._encoder.tokenizer, texts)
+        return EncodedExamples(
+            RaggedArray.from_lists(inputs),
+            RaggedArray.from_lists(ids[:limit] for ids in targets),
+            np.array([len(ids) < limit for ids in targets], np.bool_),
+            np.array(is_truncated, np.bool_),
+            {token: np.array(positions, np.int64) for token, positions in found.items()},
+            self._encoder.special_tokens,
         )
-    return encoded._replace(statistics=statistics)
+
+
+def warn_of_examples(encoded: EncodedExamples, tokenizer: Tokenizer, template: Template) -> None:
+    """Warn of special tokens in the texts of examples."""
+    if counts := encoded.special_token_counts:
+        effect = make_encoder(tokenizer, template).effect_of_special_tokens
+        warn_of_special_tokens(counts, f"{len(encoded.has_eos):,} examples", effect)
 
 
 def encode_prompts(
@@ -249,17 +314,18 @@ def quantiles(lengths: np.ndarray) -> dict[str, float]:
 
 def _encode_inputs(
     examples: Sequence[Mapping[str, Any]], encoder: ExampleEncoder, sequence_format: SequenceFormat
-) -> tuple[list[list[int]], int]:
-    """Return the input ids of the examples, mode token included, and the number of truncated sources."""
-    sources = encoder.tokenizer.encode_batch([example["source"] for example in examples])
+) -> tuple[list[list[int]], list[bool]]:
+    """Return the input ids of the examples, mode token included, and whether each source is truncated."""
     inputs = encoder.inputs(examples)
-    truncated = 0
-    for i, (source, ids) in enumerate(zip(sources, inputs, strict=True)):
-        if len(source) > sequence_format.max_source_tokens or len(ids) > sequence_format.max_input_tokens:
-            inputs[i] = _encode_truncated_input(examples[i], encoder, sequence_format)
-            truncated += 1
+    is_truncated = [
+        len(ids) > sequence_format.max_input_tokens
+        or encoder.tokenizer.has_more_ids(example["source"], sequence_format.max_source_tokens)
+        for example, ids in zip(examples, inputs, strict=True)
+    ]
+    for i in np.flatnonzero(is_truncated):
+        inputs[i] = _encode_truncated_input(examples[i], encoder, sequence_format)
     prefix = [_mode_id(encoder.tokenizer, sequence_format.mode)] if sequence_format.mode else []
-    return [prefix + ids for ids in inputs], truncated
+    return [prefix + ids for ids in inputs], is_truncated
 
 
 def _mode_id(tokenizer: Tokenizer, mode: str) -> int:
@@ -291,15 +357,21 @@ def _encode_truncated_input(
         budget = max(0, budget - excess)
 
 
-def _example_statistics(encoded: EncodedExamples, truncated_sources: int, truncated_targets: int) -> dict[str, Any]:
-    return {
-        "examples": len(encoded.has_eos),
-        "truncated_sources": truncated_sources,
-        "truncated_targets": truncated_targets,
-        "input_tokens": quantiles(encoded.inputs.lengths),
-        "target_tokens": quantiles(encoded.targets.lengths + encoded.has_eos),
-        "tokens_per_example": float(np.mean(encoded.lengths)),
-    }
+def _concatenate_examples(blocks: Sequence[EncodedExamples]) -> EncodedExamples:
+    found: dict[str, list[np.ndarray]] = {}
+    start = 0
+    for block in blocks:
+        for token, examples in block.found_tokens.items():
+            found.setdefault(token, []).append(start + examples)
+        start += len(block.has_eos)
+    return EncodedExamples(
+        _concatenate([block.inputs for block in blocks]),
+        _concatenate([block.targets for block in blocks]),
+        np.concatenate([block.has_eos for block in blocks]),
+        np.concatenate([block.is_truncated for block in blocks]),
+        {token: np.concatenate(parts) for token, parts in found.items()},
+        blocks[0].special_tokens,
+    )
 
 
 def _concatenate(parts: Sequence[RaggedArray]) -> RaggedArray:

@@ -87,6 +87,10 @@ class Examples(Sequence[Example]):
         part = int(np.searchsorted(self._ends, position, side="right"))
         return self.parts[part][position - (int(self._ends[part - 1]) if part else 0)]
 
+    def complete(self) -> "Examples":
+        """Return all examples of the parts, without selection."""
+        return self if self.indices is None else Examples(self.parts)
+
     def counts(self) -> dict[str, int]:
         """Return the exact number of examples per language direction: {"en-de": 4000}."""
         if self.indices is None:

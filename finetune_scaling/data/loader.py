@@ -12,13 +12,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from finetune_scaling.data.encoding import (
-    EncodedDocuments,
-    EncodedExamples,
-    SequenceFormat,
-    encode_documents,
-    encode_examples,
-)
+from finetune_scaling.data.encoded_cache import encode_cached
+from finetune_scaling.data.encoding import EncodedDocuments, EncodedExamples, SequenceFormat, encode_documents
 from finetune_scaling.data.objectives import (
     ObjectiveConfig,
     TokenSequence,
@@ -107,7 +102,7 @@ def finetuning_batches(
     length is that of the format. With `pack`, rows of `row_length` tokens (default: length) hold several examples each,
     and batch_size counts rows. Raises DataError without examples, ConfigError if limits and lengths are contradictory.
     """
-    encoded = encode_examples(examples, tokenizer, template, sequence_format)
+    encoded = encode_cached(examples, tokenizer, template, sequence_format)
     if pack:
         rows = _packed_examples(encoded, sequence_format, row_length or sequence_format.length, seed)
         return rows.endless(batch_size)
@@ -162,7 +157,7 @@ def evaluation_batches(
 
     A batch has another field `example`, int32[batch_size]: the row's index into `examples`, -1 for a padding row.
     """
-    encoded = encode_examples(examples, tokenizer, template, sequence_format)
+    encoded = encode_cached(examples, tokenizer, template, sequence_format)
     total = len(encoded.has_eos)
 
     def assemble(rows: Sequence[int | None]) -> Batch:

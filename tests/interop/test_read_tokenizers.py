@@ -1,6 +1,7 @@
 """Every documented tokenizer file and setting has the ids of transformers, or is refused with its name."""
 
 import json
+import pickle
 import runpy
 import shutil
 from pathlib import Path
@@ -342,3 +343,17 @@ def test_directory_of_a_model_names_that_of_its_tokenizer(changed, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DataError, match=f"not of its tokenizer; give {tmp_path / 'tokenizer'}"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", MADE["KINDS"])
+def test_a_pickled_tokenizer_has_the_same_ids_and_no_text_more_than_its_bound(kind, tmp_path):
+    MADE["KINDS"][kind](tmp_path)
+    tokenizer = load_hugging_face_tokenizer(tmp_path, FIELDS)
+    texts = (*TEXTS, "<s> a</s>", "\u0344\u1f82 \u01d5", "    ", "▁▁", "\u3042\U0001f600")
+    pickled = pickle.loads(pickle.dumps(tokenizer))
+    for own, other in ((tokenizer, pickled), (tokenizer.continuation, pickled.continuation)):
+        assert other == own
+        assert other.encode_batch(texts) == own.encode_batch(texts)
+        assert all(len(own.encode(text)) <= own.max_ids(text) for text in texts)
+    assert pickled.special_token_ids == tokenizer.special_token_ids
+    assert (pickled.vocab_size, pickled.special_tokens) == (tokenizer.vocab_size, tokenizer.special_tokens)

@@ -58,9 +58,18 @@ def _warn_of_other_token(name: str, token: str) -> None:
 
 def count_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, int]:
     """Return the number of texts that contain each special token, of this tokenizer or of widespread ones."""
-    expression = _expression(frozenset(tokenizer.special_token_ids) | frozenset(_WIDESPREAD), _FORMS)
-    counts = collections.Counter(token for text in texts for token in set(expression.findall(text)))
+    counts = collections.Counter({token: len(found) for token, found in find_special_tokens(tokenizer, texts).items()})
     return dict(counts.most_common())
+
+
+def find_special_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Return the positions of the texts that contain each special token, of this tokenizer or of widespread ones."""
+    expression = _expression(frozenset(tokenizer.special_token_ids) | frozenset(_WIDESPREAD), _FORMS)
+    found = collections.defaultdict(list)
+    for position, text in enumerate(texts):
+        for token in set(expression.findall(text)):
+            found[token].append(position)
+    return dict(found)
 
 
 def warn_of_special_tokens(counts: Mapping[str, int], texts: str, effect: str) -> None:

@@ -112,7 +112,7 @@ def _array_record(chunks: RaggedArray, kind: np.dtype) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records")
         writer = ArrayRecordWriter(str(path), f"group_size:{group}")
-        for start, stop in zip(chunks.offsets, chunks.offsets[1:], strict=False):
-            writer.write(values[start:stop].tobytes())
+        for start, length in zip(chunks.starts, chunks.lengths, strict=True):
+            writer.write(values[start : start + length].tobytes())
         writer.close()
         return path.read_bytes()

@@ -84,6 +84,9 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode(texts)
 
+    def max_ids(self, text: str) -> float:
+        return self._model.max_ids(text)
+
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.encode_with_special_tokens(texts)
 

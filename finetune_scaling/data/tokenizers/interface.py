@@ -1,6 +1,7 @@
 """The interface that data, evaluation and decoding need of a tokenizer."""
 
 import abc
+import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -70,6 +71,14 @@ class Tokenizer(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text without special tokens. Raises DataError if it is not valid Unicode."""
         return self.encode_batch([text])[0]
+
+    def has_more_ids(self, text: str, limit: int) -> bool:
+        """Return whether a text encodes to more than `limit` ids; a short one is not encoded."""
+        return self.max_ids(text) > limit and len(self.encode(text)) > limit
+
+    def max_ids(self, text: str) -> float:
+        """Return an upper bound of the number of ids of a text, which takes no time; infinity where none is known."""
+        return math.inf
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

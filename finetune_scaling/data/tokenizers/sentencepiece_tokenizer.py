@@ -62,6 +62,9 @@ class SentencePieceTokenizer(Tokenizer):
             for text, ids in zip(texts, ids_of_texts, strict=True)
         ]
 
+    def max_ids(self, text: str) -> float:
+        return len(text.encode(errors="surrogatepass"))  # an id has at least a byte of the text, which is not changed
+
     def token_ends(self, text: str) -> list[int]:
         # Replacing the space symbol by any other character leaves the offsets, in characters, unchanged.
         offsets = self._processor.encode(text.replace(SPACE_SYMBOL, "?"), out_type="offset_mapping")["offsets"]

@@ -6,6 +6,7 @@ it or the ids of texts. continuation: the model for a text that continues anothe
 
 import functools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,10 @@ class FastModel:
         self.size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.prefix_ids, self.suffix_ids = self._find_outer_ids()
 
+    def __reduce__(self) -> tuple[type["FastModel"], tuple[str, str, AddedTokens], dict[str, Any]]:
+        # The library's own pickling forgets encode_special_tokens.
+        return FastModel, (json.dumps(self.fields), self._name, self._added), {"changes": self.changes}
+
     @functools.cached_property
     def continuation(self) -> "FastModel":
         """Return the model without an added space in front of texts; this model if the file adds none."""
@@ -62,6 +67,15 @@ class FastModel:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text. Raises DataError if one is not valid Unicode text."""
         return _encode(self._tokenizer, texts)
+
+    def max_ids(self, text: str) -> float:
+        """Return an upper bound of the number of ids of a text: one per byte after normalization and an added space."""
+        return self._bytes_per_byte * len(text.encode(errors="surrogatepass")) + len(SPACE_SYMBOL.encode())
+
+    @functools.cached_property
+    def _bytes_per_byte(self) -> float:
+        """How many bytes the normalizer and the pre-tokenizer make of one."""
+        return math.prod(_expansion(self.fields.get(name)) for name in ("normalizer", "pre_tokenizer"))
 
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of texts that contain special tokens. Raises DataError if one is not valid Unicode."""
@@ -157,6 +171,9 @@ class SentencePieceModel:
             self._add(token)
         self.changes = [f"{i} {token}" for token, i in self._special.items() if i >= self._processor.vocab_size()]
 
+    def __reduce__(self) -> tuple[type["SentencePieceModel"], tuple[bytes, str, AddedTokens]]:
+        return SentencePieceModel, (self._model, self._name, self._added)
+
     @functools.cached_property
     def continuation(self) -> "SentencePieceModel":
         """Return the model without an added space in front of texts."""
@@ -168,6 +185,10 @@ class SentencePieceModel:
             return [self._processor_of(text).encode([text], num_threads=1)[0] for text in texts]
         except (TypeError, UnicodeEncodeError) as error:
             raise encoding_error(texts, error) from error
+
+    def max_ids(self, text: str) -> float:
+        """Return infinity: the file's normalization may make any number of characters of one."""
+        return math.inf
 
     def encode_with_special_tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Raise DataError: which spaces surround a special token in a SentencePiece model is up to its loader."""
@@ -246,6 +267,28 @@ class SentencePieceModel:
 
 
 SubwordModel = FastModel | SentencePieceModel
+
+
+# Bytes of UTF-8 that a step makes at most of one: NFC triples, and a space becomes the three bytes of SPACE_SYMBOL.
+_EXPANSIONS = {
+    **dict.fromkeys(("Prepend", "Split", "ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"), 1),
+    **dict.fromkeys(("NFC", "Metaspace"), 3),
+}
+
+
+def _expansion(step: Mapping[str, Any] | None) -> float:
+    """Return the bytes that a normalizer or pre-tokenizer of tokenizer.json makes at most of one; infinity if unknown.
+
+    The additions of Prepend and add_prefix_space are not counted.
+    """
+    if step is None:
+        return 1
+    if step["type"] == "Sequence":
+        return math.prod(map(_expansion, step.get("normalizers") or step.get("pretokenizers") or ()))
+    if step["type"] == "Replace":
+        is_space = (step["pattern"], step["content"]) == ({"String": " "}, SPACE_SYMBOL)
+        return len(SPACE_SYMBOL.encode()) if is_space else math.inf
+    return _EXPANSIONS.get(step["type"], math.inf)
 
 
 def _without_prefix_space(step: Mapping[str, Any] | None) -> dict[str, Any] | None:
