@@ -32,9 +32,9 @@ from finetune_scaling.files import (
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "FINETUNE_SCALING_DATA_CACHE"
-LARGE = 10_000  # texts from which on results are stored; those of fewer are computed in less than a second
 _FORMAT = 1  # of the entries; to be raised when the same key gets other results
 _RECORD = "entry.json"
+_LARGE = 10_000  # texts; the results of fewer are computed in less than a second
 _MAPPED = 2**16  # bytes from which on an array is memory-mapped
 
 
@@ -50,6 +50,11 @@ def cache_directory() -> Path | None:
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune_scaling" / "data"
     directory = os.environ.get(CACHE_VARIABLE, str(default))
     return local_path(directory, "the data cache").absolute() if directory else None
+
+
+def is_large(texts: int) -> bool:
+    """Return whether the results of so many texts are worth storing."""
+    return texts >= _LARGE
 
 
 def cached(kind: str, key: Mapping[str, Any], compute: Callable[[], Entry]) -> Entry:

@@ -4,18 +4,15 @@ The examples of a run are selected from those of the complete split, so that run
 other seeds share them. A small share of a large split is encoded on its own.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import sentencepiece
 import tokenizers
 
-from finetune_scaling.configuration import plain
 from finetune_scaling.data.chat_template import ChatTemplate
-from finetune_scaling.data.data_cache import LARGE, Entry, cached
-from finetune_scaling.data.digests import examples_digest
+from finetune_scaling.data.data_cache import Entry, cache_directory, cached, is_large
+from finetune_scaling.data.digests import examples_key
 from finetune_scaling.data.encoders.make import make_encoder
 from finetune_scaling.data.encoding import (
     EncodedExamples,
@@ -38,7 +35,8 @@ def encode_cached(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> EncodedExamples:
     """Return `encode_examples`, from the data cache for many examples of a split with the template of its task."""
-    if not isinstance(examples, Examples) or len(examples) < LARGE or type(template) not in _TEMPLATES:
+    is_stored = isinstance(examples, Examples) and is_large(len(examples)) and type(template) in _TEMPLATES
+    if not is_stored or cache_directory() is None:
         return encode_examples(examples, tokenizer, template, sequence_format)
     complete, indices = examples.complete(), examples.indices
     if indices is not None and len(indices) < _SMALL_SHARE * len(complete):
@@ -53,20 +51,6 @@ def encode_cached(
         encoded = encoded.select(indices)
     warn_of_examples(encoded, tokenizer, template)
     return encoded
-
-
-def examples_key(examples: Examples) -> dict[str, Any]:
-    """Return what determines the texts of examples, as plain data.
-
-    A digest covers all texts of files; of other sources, of which it covers a sample, the description is added.
-    """
-    sources = [part.part.source for part in examples.parts]
-    indices = examples.indices
-    return {
-        "digest": examples_digest(examples),
-        "sources": [None if source.kind == "files" else plain(source) for source in sources],
-        "indices": None if indices is None else hashlib.sha256(np.asarray(indices, np.int64)).hexdigest(),
-    }
 
 
 def _key(

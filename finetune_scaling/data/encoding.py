@@ -322,7 +322,7 @@ def _encode_inputs(
         or encoder.tokenizer.has_more_ids(example["source"], sequence_format.max_source_tokens)
         for example, ids in zip(examples, inputs, strict=True)
     ]
-    for i in np.flatnonzero(is_truncated):
+    for i in np.flatnonzero(is_truncated).tolist():
         inputs[i] = _encode_truncated_input(examples[i], encoder, sequence_format)
     prefix = [_mode_id(encoder.tokenizer, sequence_format.mode)] if sequence_format.mode else []
     return [prefix + ids for ids in inputs], is_truncated

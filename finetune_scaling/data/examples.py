@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune_scaling.data.sources import Source, open_source
+from finetune_scaling.data.sources.files_source import FilesSource
 from finetune_scaling.data.sources.records import optional_number, text_field
 from finetune_scaling.errors import DataError
 
@@ -42,6 +43,14 @@ class PartExamples(Sequence[Example]):
     def dropped(self) -> int:
         """Number of records that were left out because a text is empty."""
         return self._records.dropped
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """Plain data that determines the texts of a file's examples; None where it is unknown."""
+        if not isinstance(self.part.source, FilesSource) or self._records.identity is None:
+            return None
+        fields = (self.part.source_field, self.part.target_field)
+        return {"records": self._records.identity, "fields": fields, "on_empty": self.part.source.on_empty}
 
     def __len__(self) -> int:
         return len(self._records)

@@ -23,7 +23,7 @@ from finetune_scaling.data.objectives import (
     sample_denoisers,
     sequence_lengths,
 )
-from finetune_scaling.data.packing import Batch, assign_items, fill_rate, pack_batch, plan_packing
+from finetune_scaling.data.packing import Batch, assign_items, fill_rate, pack_batch, stored_plan
 from finetune_scaling.data.preparation.prepared import PreparedDocuments
 from finetune_scaling.data.templates import Template
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -203,7 +203,7 @@ class _PackedRows:
         rng = np.random.default_rng([seed, _PLAN_STREAM])
         slot_sizes = rng.permutation(sizes)
         slot_lengths, self._denoisers = lengths(slot_sizes, rng)
-        self._plan = plan_packing(slot_lengths, length)
+        self._plan = stored_plan(slot_lengths, length)
         self._sequence, self._length, self._seed, self._bidirectional = sequence, length, seed, bidirectional
         # Two epochs are kept, because a batch may span both.
         self._items = functools.lru_cache(maxsize=2)(

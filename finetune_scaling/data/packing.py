@@ -5,11 +5,13 @@ segments, a packed sequence is computed exactly as an unpacked one.
 """
 
 import array
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from finetune_scaling.data.data_cache import Entry, cached, is_large
 from finetune_scaling.data.objectives import TokenSequence
 
 Batch = dict[str, np.ndarray]
@@ -37,6 +39,15 @@ class PackingPlan(NamedTuple):
     def row(self, index: int) -> np.ndarray:
         """Return the items of one row."""
         return self.items[self.offsets[index] : self.offsets[index + 1]]
+
+
+def stored_plan(lengths: np.ndarray, capacity: int) -> PackingPlan:
+    """Return `plan_packing`; that of many items is stored in the data cache."""
+    if not is_large(len(lengths)):
+        return plan_packing(lengths, capacity)
+    digest = hashlib.sha256(np.asarray(lengths, np.int64).tobytes()).hexdigest()
+    key = {"lengths": digest, "capacity": capacity}
+    return PackingPlan(**cached("packing", key, lambda: Entry(None, plan_packing(lengths, capacity)._asdict())).arrays)
 
 
 def plan_packing(lengths: np.ndarray, capacity: int, *, window: int = 32) -> PackingPlan:

@@ -1,10 +1,12 @@
 """What a run records about its splits: digest, number of examples, and how many of them are in the training data."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_scaling.data.corpus import CorpusTexts
+from finetune_scaling.data.data_cache import Entry, cached, is_large
+from finetune_scaling.data.digests import examples_key
 from finetune_scaling.data.examples import Examples
 from finetune_scaling.data.overlap import NEAR_LIMIT, Overlap, Texts, find_overlap
 from finetune_scaling.errors import CheckpointError
@@ -17,12 +19,26 @@ SplitRecords = dict[str, dict[str, Any]]
 
 def example_overlap(training: Examples, held_out: Mapping[str, Examples]) -> dict[str, Overlap]:
     """Count and log the held-out examples whose source and target are also in the training examples."""
-    return _logged_overlap(_texts(training), {name: _texts(examples) for name, examples in held_out.items()})
+
+    def find() -> Entry:
+        found = find_overlap(_texts(training), {name: list(_texts(examples)) for name, examples in held_out.items()})
+        return Entry({name: list(overlap) for name, overlap in found.items()})
+
+    if is_large(len(training)):
+        keys = {name: examples_key(examples) for name, examples in held_out.items()}
+        found = cached("overlap", {"training": examples_key(training), "held_out": keys}, find)
+    else:
+        found = find()
+    overlap = {name: Overlap(*counts) for name, counts in found.value.items()}
+    _log_overlap(overlap, {name: len(examples) for name, examples in held_out.items()})
+    return overlap
 
 
 def text_overlap(training: CorpusTexts, dev: CorpusTexts) -> dict[str, Overlap]:
     """Count and log the dev texts that are also in the training texts."""
-    return _logged_overlap(((text,) for text in training), {"dev": [(text,) for text in dev]})
+    overlap = find_overlap(((text,) for text in training), {"dev": [(text,) for text in dev]})
+    _log_overlap(overlap, {"dev": len(dev)})
+    return overlap
 
 
 def split_records(
@@ -67,19 +83,18 @@ def check_same_data(directory: Location, metadata: Mapping[str, Any], digests: M
         )
 
 
-def _texts(examples: Examples) -> Sequence[Texts]:
-    return [(example["source"], example["target"]) for example in examples]
+def _texts(examples: Examples) -> Iterator[Texts]:
+    return ((example["source"], example["target"]) for example in examples)
 
 
-def _logged_overlap(training: Any, held_out: Mapping[str, Sequence[Texts]]) -> dict[str, Overlap]:
-    found = find_overlap(training, held_out)
+def _log_overlap(found: Mapping[str, Overlap], sizes: Mapping[str, int]) -> None:
     for name, (exact, near, source) in found.items():
         if exact or near or source:
             nearly = "near duplicates not counted" if near is None else f"{near} nearly"
             others = f", and of {source} more the source, with another target" if source else ""
             log.warning(
                 "split %s: %d of its %d examples are also in the training data (%d exactly, %s)%s",
-                *(name, exact + (near or 0), len(held_out[name]), exact, nearly, others),
+                *(name, exact + (near or 0), sizes[name], exact, nearly, others),
             )
         elif near is None:
             log.warning(
@@ -87,4 +102,3 @@ def _logged_overlap(training: Any, held_out: Mapping[str, Sequence[Texts]]) -> d
                 "more than %d characters; none of its examples is exactly in it",
                 *(name, NEAR_LIMIT),
             )
-    return found

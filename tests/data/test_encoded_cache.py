@@ -1,19 +1,24 @@
 """Cached token ids are those of encoding, whatever the source, and every change of what determines them is a miss."""
 
+import copy
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 
-from finetune_scaling.data import data_cache, encoded_cache, encoding, worker_processes
+from finetune_scaling.data import data_cache, encoded_cache, encoding, packing, worker_processes
+from finetune_scaling.data.digests import examples_digest
 from finetune_scaling.data.encoded_cache import encode_cached
 from finetune_scaling.data.encoding import SequenceFormat, encode_examples
 from finetune_scaling.data.examples import subset
 from finetune_scaling.data.loader import evaluation_batches, finetuning_batches
+from finetune_scaling.data.packing import stored_plan
+from finetune_scaling.data.sources import files_source
 from finetune_scaling.data.task import load_task
 from finetune_scaling.data.templates import Template
-from finetune_scaling.data.tokenizers.training import TokenizerConfig, train_tokenizer
+from finetune_scaling.runs.split_records import example_overlap
 
 TEMPLATE = Template("{source_language}: {source}\nAnswer:", " {target}")
 FORMAT = SequenceFormat(length=96, max_source_tokens=24, max_target_tokens=12)
@@ -23,7 +28,7 @@ FORMAT = SequenceFormat(length=96, max_source_tokens=24, max_target_tokens=12)
 def encodings(tmp_path, monkeypatch):
     """Store everything; return the numbers of examples of each encoding."""
     monkeypatch.setenv(data_cache.CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(encoded_cache, "LARGE", 1)
+    monkeypatch.setattr(data_cache, "_LARGE", 1)
     sizes: list[int] = []
 
     def encode(examples, *settings):
@@ -114,9 +119,31 @@ def test_every_change_of_what_determines_the_ids_is_a_miss(write, tokenizer, enc
     assert encode(_examples(path), dataclasses.replace(TEMPLATE, languages={"en": "Englisch"})) == 7
     assert encode(_examples(path, source="fr")) == 8
     assert encode(_examples(path, moved)) == 9
-    other = train_tokenizer(["ab cd ef"] * 9, TokenizerConfig(vocab_size=270, sentinels=2), tmp_path / "other")
+    other = copy.copy(tokenizer)
+    other.digest = "another"
     assert encode(_examples(path), own=other) == 10
     assert encode(_examples(write([*TEXTS[:-1], ("other", "text")]))) == 11
+
+
+def test_a_later_process_reads_no_line_of_unchanged_files(write, tokenizer, encodings, monkeypatch):
+    def start():
+        train = _examples(path)
+        plan = stored_plan(train_lengths := encode_cached(train, tokenizer, TEMPLATE, FORMAT).lengths, 99)
+        overlap = example_overlap(subset(train, 40, 0), {"dev": subset(train, 5, 1)})
+        return train.dropped, examples_digest(train), plan.items.tolist(), train_lengths.tolist(), overlap
+
+    path = write(TEXTS)
+    os.utime(path, (1e9, 1e9))
+    first = start()
+    assert first[-1]["dev"].exact > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(files_source, "parse_json_line", None)
+        patch.setattr(packing, "plan_packing", None)
+        assert start() == first
+    write([*TEXTS[:-1], ("x" * len(TEXTS[-1][0]), TEXTS[-1][1])])  # of equal size
+    os.utime(path, (1e9, 1e9 + 1))
+    assert start()[1] != first[1]
+    assert encodings == [50, 50]
 
 
 @pytest.mark.parametrize("pack", [False, True])

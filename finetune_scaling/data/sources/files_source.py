@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from finetune_scaling.configuration import suggestion
+from finetune_scaling.data.file_identity import file_identity
 from finetune_scaling.data.sources.decompression import read_bytes, without_compression_suffix
 from finetune_scaling.data.sources.records import OnEmpty, Record, Records
 from finetune_scaling.errors import ConfigError, DataError
@@ -69,10 +70,13 @@ def open_files(source: FilesSource, fields: Sequence[str] = ()) -> Records:
     """
     path = str(source)
     format_ = source.format or _format_of(path)
+    identity = file_identity(path)  # before reading, so that a later change is noticed
     data = read_bytes(path).rstrip(b"\r\n")
     check_text(data, path)
     lines = _open_json(path, data) if format_ == "jsonl" else _open_tsv(path, data, source.columns, fields)
-    return Records(len(lines), lines.record, lines.where)
+    if identity is not None:
+        identity |= {"format": format_, "columns": source.columns}
+    return Records(len(lines), lines.record, lines.where, identity=identity)
 
 
 def _format_of(path: str) -> str:

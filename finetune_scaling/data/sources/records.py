@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from finetune_scaling.configuration import suggestion
+from finetune_scaling.data.data_cache import Entry, cached, is_large
 from finetune_scaling.errors import DataError
 from finetune_scaling.text_lines import is_blank
 
@@ -35,12 +36,19 @@ class Records(LazySequence[Record]):
     """`size` records, each made by `item(index)` when it is read.
 
     where: location of a record for error messages, such as a file and line. dropped: records that were left out because
-    a text is empty.
+    a text is empty. identity: plain data that determines the records before any are left out; None where it is unknown.
     """
 
-    def __init__(self, size: int, item: Callable[[int], Record], where: Callable[[int], str], dropped: int = 0):
+    def __init__(
+        self,
+        size: int,
+        item: Callable[[int], Record],
+        where: Callable[[int], str],
+        dropped: int = 0,
+        identity: Mapping[str, Any] | None = None,
+    ):
         super().__init__(size, item)
-        self._where, self.dropped = where, dropped
+        self._where, self.dropped, self.identity = where, dropped, identity
 
     def where(self, index: int) -> str:
         """Return the location of a record for error messages."""
@@ -53,6 +61,7 @@ class Records(LazySequence[Record]):
             lambda index: self[int(indices[index])],
             lambda index: self.where(int(indices[index])),
             len(self) - len(indices),
+            self.identity,
         )
 
 
@@ -151,14 +160,27 @@ def check_texts(records: Records, fields: Sequence[str], name: str, on_empty: On
         raise DataError(f"{name} is empty; choose another split or prepare it again")
     drop = on_empty == "drop"
     checked = len(records) if all_records or (drop and fields) else 1
-    blank = [index for index in range(checked) if _has_blank(records, index, fields, drop)]
-    if not blank:
+    blank = _find_blank(records, checked, fields, drop)
+    if not len(blank):
         return records
     kept = records.select(np.delete(np.arange(len(records)), blank))
     log.warning("%s: %d of %d records have an empty text and are dropped", name, len(blank), len(records))
     if not len(kept):
         raise DataError(f"{name}: every record has an empty text in {', '.join(fields)}; choose other fields or data")
     return kept
+
+
+def _find_blank(records: Records, count: int, fields: Sequence[str], drop: bool) -> np.ndarray:
+    """Check the texts of the first records unless they are known; return the indices of those that are dropped."""
+
+    def find() -> Entry:
+        blank = [index for index in range(count) if _has_blank(records, index, fields, drop)]
+        return Entry(None, {"blank": np.array(blank, np.int64)})
+
+    if records.identity is None or not is_large(count):
+        return find().arrays["blank"]
+    key = {"records": records.identity, "count": count, "fields": fields, "drop": drop}
+    return cached("checked", key, find).arrays["blank"]
 
 
 def _has_blank(records: Records, index: int, fields: Sequence[str], drop: bool) -> bool:
