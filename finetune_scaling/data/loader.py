@@ -58,19 +58,24 @@ class Batches:
         """Return the batches as a grain MapDataset."""
         return self.keys.map(self.assemble)
 
-    def padded(self, multiple: int) -> "Batches":
-        """Return these batches with padding rows appended, so that the number of rows is divisible by `multiple`."""
-        extra = [None] * (-self.batch_size % multiple)
-        return self._with_keys(lambda keys: [*keys, *extra], self.batch_size + len(extra)) if extra else self
+    def enlarged(self, multiple: int) -> "Batches":
+        """Return finite batches of the same rows, as many more per batch as make their number divisible by `multiple`.
+
+        Padding rows fill the last batch only.
+        """
+        size = self.batch_size + -self.batch_size % multiple
+        if size == self.batch_size:
+            return self
+        rows = [key for keys in self.keys for key in keys]
+        rows += [None] * (-len(rows) % size)
+        keys = grain.MapDataset.source([rows[start : start + size] for start in range(0, len(rows), size)])
+        return dataclasses.replace(self, keys=keys, batch_size=size)
 
     def select_rows(self, rows: Sequence[int]) -> "Batches":
         """Return only these rows of each batch, those of a process's own devices."""
         if list(rows) == list(range(self.batch_size)):
             return self
-        return self._with_keys(lambda keys: [keys[row] for row in rows], self.batch_size)
-
-    def _with_keys(self, change: Callable[[Sequence[Any]], list[Any]], batch_size: int) -> "Batches":
-        return dataclasses.replace(self, keys=self.keys.map(change), batch_size=batch_size)
+        return dataclasses.replace(self, keys=self.keys.map(lambda keys: [keys[row] for row in rows]))
 
     @property
     def batches_per_epoch(self) -> float:

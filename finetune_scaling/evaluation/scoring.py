@@ -41,17 +41,21 @@ class Losses(NamedTuple):
 
 
 def row_losses(model: TunedModel, batches: Batches, trainable: Tree | None = None) -> Losses:
-    """Return the loss of every row of finite `batches`; `trainable` replaces the model's trainable parameters."""
+    """Return the loss of every row of finite `batches`, which are enlarged where they do not fill the devices.
+
+    trainable: replaces the model's trainable parameters.
+    """
     sharding = model.sharding.batch()
     step = make_evaluation_step(model.config, model.tuning, model.sharding.rules)
     trainable = model.trainable if trainable is None else trainable
-    padded = batches.padded(model.sharding.batch_shards)
-    local = padded.select_rows(local_rows(sharding, padded.batch_size))
+    full = batches.enlarged(model.sharding.batch_shards)
+    local = full.select_rows(local_rows(sharding, full.batch_size))
     rows = []
     for k in range(len(local)):
         inputs = {name: value for name, value in local[k].items() if name != "example"}
-        rows.append(step(trainable, model.frozen, shard_batch(inputs, sharding, padded.batch_size)))
-    sums, tokens = (np.concatenate([np.asarray(row[i])[: batches.batch_size] for row in rows]) for i in (0, 1))
+        rows.append(step(trainable, model.frozen, shard_batch(inputs, sharding, full.batch_size)))
+    count = len(batches) * batches.batch_size
+    sums, tokens = (np.concatenate([np.asarray(row[i]) for row in rows])[:count] for i in (0, 1))
     return Losses(sums.astype(np.float64), tokens.astype(np.int64))
 
 

@@ -1,13 +1,14 @@
 """The device mesh with axes for data, fully sharded data (fsdp) and tensor parallelism."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from finetune_scaling.errors import ConfigError
-from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, AxisRules, shard_count
+from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, TENSOR, AxisRules, shard_count
 
 ALL = -1  # fsdp over all devices that tensor leaves
 
@@ -85,10 +86,31 @@ def check_batch(size: int, accumulation: int, sharding: ShardingConfig, mesh: Me
     """Raise ConfigError if the batch is not divisible by its shards times the accumulation."""
     count = shard_count(mesh, sharding.axes.batch)
     if size % (count * accumulation):
+        fixes = [f"set batch.size to a multiple of {count * accumulation}"]
+        if (tensor := _tensor_for(size, accumulation, sharding, mesh.size)) is not None:
+            fixes.append(
+                f"set sharding.tensor = {tensor}, so that {tensor} devices share a row: its heads, or its length (see "
+                "docs/sharding.md)"
+            )
+        if accumulation > 1:
+            fixes.append("lower batch.accumulation")
         raise ConfigError(
             f"batch.size = {size} is not divisible by {count} (the devices that share a batch) x batch.accumulation = "
-            f"{accumulation}; change one of them"
+            f"{accumulation}. Fix: {', or '.join(fixes)}"
         )
+
+
+def _tensor_for(size: int, accumulation: int, sharding: ShardingConfig, devices: int) -> int | None:
+    """Return the smallest sharding.tensor with which devices divide a batch; None if there is none."""
+    if TENSOR in sharding.axes.batch:
+        return None
+    fixed = 1 if sharding.fsdp == ALL else sharding.fsdp
+    for tensor in range(sharding.tensor + 1, devices // fixed + 1):
+        if devices % (fixed * tensor) == 0:
+            shape = dict(zip(MESH_AXES, dataclasses.replace(sharding, tensor=tensor).shape(devices), strict=True))
+            if size % (math.prod(shape[axis] for axis in sharding.axes.batch) * accumulation) == 0:
+                return tensor
+    return None
 
 
 def host_device() -> jax.Device | None:

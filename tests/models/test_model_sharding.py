@@ -205,14 +205,14 @@ def numbers(count: int, size: int) -> Batches:
     return Batches(keys, lambda rows: {"row": [-1 if row is None else row for row in rows]}, size, count, {})
 
 
-@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
-def test_shards_of_padded_batches_hold_each_row_once(size, shards, batches):
-    """For any number of processes, the shards concatenate to the batch's rows in order, followed by padding."""
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 5))
+def test_shards_of_enlarged_batches_hold_each_row_once(size, shards, batches):
+    """For any number of processes, the shards concatenate to the rows in order, and only the last batch is padded."""
     complete = numbers(size * batches, size)
-    padded = complete.padded(shards)
-    assert padded.batch_size % shards == 0
-    each = padded.batch_size // shards
-    for number in range(batches):
-        mine = [padded.select_rows(range(s * each, (s + 1) * each))[number]["row"] for s in range(shards)]
-        rows = [row for part in mine for row in part]
-        assert rows == complete[number]["row"] + [-1] * (padded.batch_size - size)
+    enlarged = complete.enlarged(shards)
+    assert enlarged.batch_size == size + -size % shards
+    assert len(enlarged) == -(-size * batches // enlarged.batch_size)
+    each = enlarged.batch_size // shards
+    parts = [enlarged.select_rows(range(s * each, (s + 1) * each)) for s in range(shards)]
+    rows = [row for number in range(len(enlarged)) for part in parts for row in part[number]["row"]]
+    assert rows == [*range(size * batches), *[-1] * (len(rows) - size * batches)]

@@ -61,7 +61,9 @@ def batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
-def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> list[float]:
+def losses(
+    method: str, sharding: ShardingConfig, devices: list[jax.Device], accumulation: int = 2, steps: int = STEPS
+) -> list[float]:
     mesh = make_mesh(sharding, devices)
     model_sharding = ModelSharding(MODEL, mesh, sharding.axes)
     options, rate = RUNS.get(method, DEFAULT_RUN)
@@ -71,10 +73,10 @@ def losses(method: str, sharding: ShardingConfig, devices: list[jax.Device]) -> 
     trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), model_sharding)
     state = init_state(trainable, optimizer, model_sharding)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(MODEL, tuning, optimizer, 2, sharding.axes)
+    step = make_train_step(MODEL, tuning, optimizer, accumulation, sharding.axes)
     found = []
     with model_sharding.use_mesh():
-        for number in range(STEPS):
+        for number in range(steps):
             rows = shard_batch(batch(number), model_sharding.batch(), BATCH)
             seed = [np.array([0, number], np.uint32)] if tuning.uses_dropout else []
             state, numbers = step(state, frozen, rows, np.float32(rate), *seed)
