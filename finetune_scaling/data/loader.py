@@ -31,7 +31,6 @@ from finetune_scaling.errors import ConfigError
 
 # Rows of an endless dataset: the len() of grain's own endless repeat overflows at batch size 1.
 _ENDLESS = 2**50
-_PREFETCHED = 4  # batches
 _PLAN_STREAM, _EPOCH_STREAM, _NOISE_STREAM = 0, 1, 2  # independent random streams of one seed
 
 
@@ -174,12 +173,12 @@ def evaluation_batches(
     return Batches(_in_order(total, batch_size), assemble, batch_size, total, encoded.statistics)
 
 
-def iterate(batches: Batches, start_step: int = 0) -> Generator[Batch]:
-    """Yield batches start_step, start_step + 1, ..., prefetched in the background; the steps before are not computed.
+def iterate(batches: Batches, start_step: int = 0, buffer: int = 4) -> Generator[Batch]:
+    """Yield batches start_step, start_step + 1, ...; the steps before are not computed.
 
-    Closing or garbage-collecting the iterator ends its thread.
+    A background thread assembles up to `buffer` batches ahead. Closing or garbage-collecting the iterator ends it.
     """
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
     iterator = iter(batches.dataset[start_step:].to_iter_dataset(options))
     try:
         yield from iterator

@@ -22,6 +22,7 @@ from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.runs.checkpoints import CheckpointMetadata, Checkpoints
 from finetune_scaling.runs.metrics import Metrics, ProgressReporter
 from finetune_scaling.runs.training_progress import TrainingProgress
+from finetune_scaling.sharding.batches import transfer_ahead
 from finetune_scaling.training.optimizers import ScheduleConfig, learning_rate
 from finetune_scaling.training.step import State, StepMetrics, TrainStep, all_finite
 from finetune_scaling.trees import Tree
@@ -59,6 +60,7 @@ class TrainingLoop:
 
     shard_batch: makes this process's rows part of a global array. metadata: constant metadata of every checkpoint.
     seconds: returns the time of the run, including earlier processes. dropout_seed: None without dropout.
+    buffer: batches that are assembled ahead.
     """
 
     title: str
@@ -76,6 +78,7 @@ class TrainingLoop:
     profile: ProfileWindow
     evaluations: Sequence[InTrainingEvaluation] = ()
     dropout_seed: int | None = None
+    buffer: int = 4
 
     def run(self, state: State, progress: TrainingProgress) -> tuple[State, TrainingProgress]:
         """Train from `progress` to the end; return the final state and progress.
@@ -89,10 +92,11 @@ class TrainingLoop:
             return state, progress
         pending: list[StepMetrics] = []  # of the last steps, still on the device
         reporter = ProgressReporter(self.title, progress.step, self.settings.total_steps)
-        batches = iterate(self.batches, progress.step)
+        batches = iterate(self.batches, progress.step, self.buffer)
+        sharded = transfer_ahead(batches, self.shard_batch)
         with closing(batches), closing(self.profile), StopSignal() as stop_signal:
             while not progress.stopped_by:
-                inputs = [self.shard_batch(next(batches)), np.float32(self._learning_rate(progress.step + 1))]
+                inputs = [next(sharded), np.float32(self._learning_rate(progress.step + 1))]
                 if self.dropout_seed is not None:
                     inputs.append(np.array([self.dropout_seed, progress.step], np.uint32))
                 self.profile.before(progress.step + 1)

@@ -157,6 +157,7 @@ def _train(
             model.config, model.tuning, run_config.optimizer, run_config.batch.accumulation, run_config.sharding.axes
         ),
         batches=data.train.select_rows(local_rows(batch_sharding, data.train.batch_size)),
+        buffer=run_config.batch.buffer,
         shard_batch=functools.partial(shard_batch, sharding=batch_sharding, size=data.train.batch_size),
         frozen=model.frozen,
         dev_loss=lambda trainable: row_losses(model, data.dev, trainable).mean,

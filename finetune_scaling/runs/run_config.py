@@ -92,16 +92,17 @@ class BatchConfig:
     """Training batches.
 
     size: sequences (packed: rows) per step; None: the method's default. accumulation: microbatches per step.
-    row_length: tokens of a packed finetuning row; None: sequence.length.
+    row_length: tokens of a packed finetuning row; None: sequence.length. buffer: batches that are assembled ahead.
     """
 
     size: int | None = None
     accumulation: int = 1
     pack: bool = False
     row_length: int | None = None
+    buffer: int = 4
 
     def __post_init__(self) -> None:
-        check_at_least(self, ("accumulation", "row_length"), 1, "batch.")
+        check_at_least(self, ("accumulation", "row_length", "buffer"), 1, "batch.")
         if self.row_length is not None and not self.pack:
             raise ConfigError("batch.row_length applies to packed rows only. Fix: set batch.pack, or remove row_length")
         if self.size is not None and (self.size < 1 or self.size % self.accumulation):

@@ -40,9 +40,11 @@ LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 
 # Fields that may change when a run resumes: paths (digests in checkpoints show whether base and tokenizer are the
-# same), the mesh, implementations of attention and remat that compute the same, evaluators, and a profile.
+# same), the mesh, implementations of attention and remat that compute the same, the buffer of batches, evaluators, and
+# a profile.
 _MAY_CHANGE = re.compile(
-    r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|evaluation\.evaluators(\..*)?|logging\.profile_steps"
+    r"base\.run|tokenizer|sharding(\..*)?|model\.(attention|remat)|batch\.buffer|evaluation\.evaluators(\..*)?"
+    r"|logging\.profile_steps"
 )
 
 _PATHS = (("base", "run"), ("tokenizer",), ("corpus", "prepared"), ("pretrain", "corpus", "prepared"))

@@ -1,13 +1,16 @@
 """Global batches from the rows that each process makes for its own devices."""
 
-from collections.abc import Mapping
-from typing import Any
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 Array = jax.Array
+Batch = TypeVar("Batch")
+Transferred = TypeVar("Transferred")
 
 
 def local_rows(sharding: NamedSharding, size: int) -> list[int]:
@@ -29,3 +32,17 @@ def shard_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: 
 def global_array(values: Any, sharding: NamedSharding) -> Array:
     """Return the global array of values that every process has completely."""
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def transfer_ahead(batches: Iterable[Batch], transfer: Callable[[Batch], Transferred]) -> Iterator[Transferred]:
+    """Yield transfer(batch) of each batch when that of the next batch has begun.
+
+    Transfers to devices are asynchronous: the next batch is transferred while the step of this one runs, also where the
+    host waits for the metrics of a step.
+    """
+    begun: collections.deque[Transferred] = collections.deque()
+    for batch in batches:
+        begun.append(transfer(batch))
+        if len(begun) == 2:
+            yield begun.popleft()
+    yield from begun

@@ -183,8 +183,8 @@ def test_pretraining_evaluation_is_finite_and_fixed(tokenizer):
 
 
 def test_iteration_equals_indexing_from_any_step(finetuning):
-    for start in (0, 17):
-        iterator = iterate(finetuning, start)
+    for start, buffer in ((0, 1), (17, 4), (18, 9)):
+        iterator = iterate(finetuning, start, buffer)
         for step in range(start, start + 6):
             assert _equal(next(iterator), finetuning[step])
         iterator.close()
