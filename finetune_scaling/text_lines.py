@@ -17,6 +17,7 @@ BYTE_ORDER_MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _NO_TEXT = {b"\0": ("NUL (U+0000)", "000"), b"\x1a": ("Ctrl-Z (U+001A)", "032")}  # name and octal number
 _ESCAPES = re.compile(rb"(\\+)u00(00|1[aA])")  # in JSON, of the same characters
+_ESCAPE_ENDS = (b"u0000", b"u001a", b"u001A")
 # Whitespace, the blank of Braille, and Default_Ignorable_Code_Point of Unicode: marks of direction, joiners, fillers,
 # and variation selectors, which stay when texts are copied from web pages.
 _BLANK = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u2800\u00ad\u034f\u061c" + "".join(
@@ -48,7 +49,7 @@ def check_text(data: bytes, path: str | os.PathLike) -> None:
     """
     if data.startswith(_UTF_16):
         raise DataError(f"{path} is not a text file in UTF-8: it is UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`")
-    if b"\r" in data.rstrip(b"\r\n") and b"\n" not in data:
+    if b"\n" not in data and b"\r" in data.rstrip(b"\r\n"):
         raise DataError(
             f"{path}: carriage returns end its lines; convert it, e.g. with `tr '\\r' '\\n' < {path} > converted`"
         )
@@ -70,6 +71,8 @@ def check_text(data: bytes, path: str | os.PathLike) -> None:
 
 def check_escapes(data: bytes, path: str | os.PathLike) -> None:
     """Raise DataError if a JSON text has an escape of a character that no text has."""
+    if not any(escape in data for escape in _ESCAPE_ENDS):  # ten times as fast as the expression
+        return
     for match in _ESCAPES.finditer(data):
         if len(match[1]) % 2:  # else the backslash is escaped itself
             name, _ = _NO_TEXT[bytes([int(match[2], 16)])]
