@@ -35,8 +35,7 @@ def encode_cached(
     examples: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, template: Template, sequence_format: SequenceFormat
 ) -> EncodedExamples:
     """Return `encode_examples`, from the data cache for many examples of a split with the template of its task."""
-    is_stored = isinstance(examples, Examples) and is_large(len(examples)) and type(template) in _TEMPLATES
-    if not is_stored or cache_directory() is None:
+    if not isinstance(examples, Examples) or not _is_stored(examples, template):
         return encode_examples(examples, tokenizer, template, sequence_format)
     complete, indices = examples.complete(), examples.indices
     if indices is not None and len(indices) < _SMALL_SHARE * len(complete):
@@ -51,6 +50,10 @@ def encode_cached(
         encoded = encoded.select(indices)
     warn_of_examples(encoded, tokenizer, template)
     return encoded
+
+
+def _is_stored(examples: Examples, template: Template) -> bool:
+    return is_large(len(examples)) and type(template) in _TEMPLATES and cache_directory() is not None
 
 
 def _key(
