@@ -7,7 +7,7 @@ import grain
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
@@ -205,6 +205,7 @@ def numbers(count: int, size: int) -> Batches:
     return Batches(keys, lambda rows: {"row": [-1 if row is None else row for row in rows]}, size, count, {})
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 5))
 def test_shards_of_enlarged_batches_hold_each_row_once(size, shards, batches):
     """For any number of processes, the shards concatenate to the rows in order, and only the last batch is padded."""
