@@ -41,6 +41,18 @@ def merge(params: Tree, additions: Tree) -> Tree:
     return merged
 
 
+def shapes_of(tree: Tree) -> Tree:
+    """Return the leaves' shapes and dtypes as ShapeDtypeStructs without shardings."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def with_shardings(shapes: Tree, shardings: Tree) -> Tree:
+    """Return ShapeDtypeStructs with shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+
+
 def parameter_count(tree: Tree) -> int:
     """Return the number of parameters in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -29,13 +29,14 @@ from finetune_scaling.experiments.throughput import Throughput
 from finetune_scaling.files import write_json_atomically
 from finetune_scaling.models.model_sharding import sharding_table
 from finetune_scaling.paths import user_path
-from finetune_scaling.runs.checkpoints import CHECKPOINTS, Checkpoints, read_metadata
+from finetune_scaling.runs.checkpoints import CHECKPOINTS, COMPUTE_DTYPES, Checkpoints, read_metadata
 from finetune_scaling.runs.metrics import Metrics
 from finetune_scaling.runs.model_loading import (
     TunedModel,
+    UnloadedModel,
     check_matches_model,
     configured_model,
-    initialize_model,
+    unloaded_model,
     with_base_tokenizer,
 )
 from finetune_scaling.runs.run_config import RunConfig, read_run_config
@@ -56,7 +57,7 @@ from finetune_scaling.runs.training_progress import TrainingProgress, progress_f
 from finetune_scaling.sharding.batches import local_rows, shard_batch
 from finetune_scaling.sharding.processes import run_on_primary
 from finetune_scaling.training.flops import training_flops
-from finetune_scaling.training.step import State, init_state, make_train_step
+from finetune_scaling.training.step import State, init_state, make_train_step, sharded_state_shapes
 from finetune_scaling.trees import Tree
 from finetune_scaling.tuning.partition import format_table, table
 
@@ -99,11 +100,9 @@ def _train_and_score(run_config: RunConfig, directory: RunDirectory) -> dict[str
     stopwatch = Stopwatch(time.monotonic())
     prepared = _check(run_config)
     data = prepare_run_data(run_config)
-    model = initialize_model(run_config)
-    with model.sharding.use_mesh():
-        model, progress = _train(
-            run_config, directory, data, model, in_training_evaluations(prepared, model), stopwatch
-        )
+    unloaded = unloaded_model(run_config)
+    with unloaded.sharding.use_mesh():
+        model, progress = _train(run_config, directory, data, unloaded, prepared, stopwatch)
         scores = _score_test_sets(run_config, directory, data, model)
         if prepared:
             scores["evaluators"] = _run_evaluators(run_config, directory, model, progress, prepared)
@@ -132,18 +131,18 @@ def _train(
     run_config: RunConfig,
     directory: RunDirectory,
     data: RunData,
-    model: TunedModel,
-    evaluations: Sequence[InTrainingEvaluation],
+    unloaded: UnloadedModel,
+    prepared: Sequence[PreparedEvaluation],
     stopwatch: Stopwatch,
 ) -> tuple[TunedModel, TrainingProgress]:
     """Train; return the model with its best parameters (pretraining: its last)."""
+    settings = loop_settings(run_config, data.train)
+    base_dtypes = COMPUTE_DTYPES if unloaded.tuning.trains_all else ()
+    checkpoints = Checkpoints(directory.path, settings.keep_steps, base_dtypes)
+    model, state, progress = _start_or_resume(checkpoints, directory, run_config, data, unloaded)
     log.info("parameters:\n%s", format_table(table(model.trainable, model.frozen)))
     log.info("attention: %s (model.attention = %r)", attention_in_training(run_config, model), model.config.attention)
-    settings = loop_settings(run_config, data.train)
-    checkpoints = Checkpoints(directory.path, settings.keep_steps)
-    state = init_state(model.trainable, run_config.optimizer, model.sharding)
     _log_shardings(state, model)
-    state, progress = _resume(checkpoints, directory, run_config, data, model, state)
     # Not before: a refused checkpoint leaves the directory as it was.
     run_on_primary(functools.partial(write_json_atomically, directory.path / ENVIRONMENT, environment()))
     stopwatch.started -= progress.seconds
@@ -170,14 +169,17 @@ def _train(
             training_flops(model.config, model.tuning, 1, run_config.batch_size, run_config.row_length),
         ),
         profile=ProfileWindow(directory.path, run_config.logging.profile_steps),
-        evaluations=evaluations,
+        evaluations=in_training_evaluations(prepared, model),
         dropout_seed=run_config.seeds.order if model.tuning.uses_dropout else None,
     )
     with closing(checkpoints), closing(metrics):
         state, progress = loop.run(state, progress)
+        trainable = state.trainable
+        del state  # the optimizer's arrays
         if not run_config.is_base and progress.best_step not in (None, progress.step):
-            state = checkpoints.restore(progress.best_step, state).state  # the best checkpoint is scored
-    return dataclasses.replace(model, trainable=state.trainable), progress
+            del trainable
+            trainable = checkpoints.restore_trainable(progress.best_step, unloaded.trainable_shapes)  # it is scored
+    return dataclasses.replace(model, trainable=trainable), progress
 
 
 def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
@@ -197,23 +199,29 @@ def loop_settings(run_config: RunConfig, batches: Batches) -> LoopSettings:
     )
 
 
-def _resume(
+def _start_or_resume(
     checkpoints: Checkpoints,
     directory: RunDirectory,
     run_config: RunConfig,
     data: RunData,
-    model: TunedModel,
-    initial: State,
-) -> tuple[State, TrainingProgress]:
-    """Return state and progress of the newest intact checkpoint; the initial state without one."""
-    restored = checkpoints.restore_newest(initial)
+    unloaded: UnloadedModel,
+) -> tuple[TunedModel, State, TrainingProgress]:
+    """Return model, state and progress of the newest intact checkpoint, or without one those at the start.
+
+    The model has only the shapes of its trainable parameters: training donates the arrays, which the state owns.
+    """
+    shapes = sharded_state_shapes(unloaded.trainable_shapes, run_config.optimizer, unloaded.sharding)
+    restored = checkpoints.restore_newest(shapes)
     if restored is None:
-        return initial, TrainingProgress()
-    check_matches_model(directory.path, restored.metadata, model)
-    check_same_encoding(directory.path, restored.metadata, run_config, model.tokenizer)
+        model = unloaded.initialize()
+        state = init_state(model.trainable, run_config.optimizer, model.sharding)
+        return dataclasses.replace(model, trainable=unloaded.trainable_shapes), state, TrainingProgress()
+    check_matches_model(directory.path, restored.metadata, unloaded)
+    check_same_encoding(directory.path, restored.metadata, run_config, unloaded.tokenizer)
     check_same_data(directory.path, restored.metadata, split_digests(data.splits))
     log.info("resuming from step %d", restored.step)
-    return restored.state, progress_from_metadata(restored.metadata)
+    model = unloaded.with_trainable(unloaded.trainable_shapes)
+    return model, restored.state, progress_from_metadata(restored.metadata)
 
 
 def in_training_evaluations(prepared: Sequence[PreparedEvaluation], model: TunedModel) -> list[InTrainingEvaluation]:

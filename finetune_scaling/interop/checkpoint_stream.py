@@ -27,7 +27,7 @@ from finetune_scaling.interop.hugging_face_model import leaf_shapes
 from finetune_scaling.interop.weights.safetensors_reader import WeightFiles
 from finetune_scaling.models.config import ModelConfig
 from finetune_scaling.runs.checkpoint_errors import storage_errors
-from finetune_scaling.runs.checkpoints import stored_name
+from finetune_scaling.runs.checkpoints import digest_dtypes, stored_name
 from finetune_scaling.runs.digest import StreamingDigest
 from finetune_scaling.runs.metrics import ProgressReporter
 
@@ -152,27 +152,35 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
         target[..., first : first + _COLUMNS] = source[..., first : first + _COLUMNS]
 
 
-def write_arrays(folder: Path, leaves: Sequence[Leaf], files: WeightFiles, title: str) -> str:
+def write_arrays(folder: Path, leaves: Sequence[Leaf], files: WeightFiles, title: str) -> dict[str, str]:
     """Write this process's share of the pieces into the Orbax checkpoint in `folder`.
 
     Returns:
-        The digest of all arrays, after all processes have written their shares.
+        The digests of all arrays in the dtypes of `digest_dtypes`, after all processes have written their shares.
 
     Raises:
         WorkdirError: The disk is full.
     """
-    creator, digest = _ArrayCreator(), StreamingDigest({leaf.name: leaf for leaf in leaves})
+    creator = _ArrayCreator()
+    dtypes = digest_dtypes({leaf.name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves})
+    digests = [
+        StreamingDigest({leaf.name: jax.ShapeDtypeStruct(leaf.shape, of[leaf.name]) for leaf in leaves})
+        for of in dtypes.values()
+    ]
     registry = type_handlers.create_type_handler_registry((Leaf, creator))
     pieces = [(leaf, start) for leaf in leaves for start in leaf.starts()]
-    sums = np.zeros((len(pieces), 4), np.uint32)  # 0 for pieces of other processes
+    sums = np.zeros((len(pieces), len(digests), 4), np.uint32)  # 0 for pieces of other processes
     own = range(jax.process_index(), len(pieces), jax.process_count())
 
-    def write(leaf: Leaf, start: Start) -> list[int]:
+    def write(leaf: Leaf, start: Start) -> list[list[int]]:
         values = leaf.read(files, start)
         if not all((folder / leaf.name / file).exists() for file in leaf.files(start)):
             target = creator.arrays[leaf.name][leaf.slices(start)]
             target.write(values, can_reference_source_data_indefinitely=True).result()
-        return digest.sums_of_chunk(leaf.name, values, start)
+        return [
+            digest.sums_of_chunk(leaf.name, values.astype(of[leaf.name], copy=False), start)
+            for digest, of in zip(digests, dtypes.values(), strict=True)
+        ]
 
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
     with storage_errors(folder), contextlib.closing(handler):
@@ -182,12 +190,15 @@ def write_arrays(folder: Path, leaves: Sequence[Leaf], files: WeightFiles, title
             sums[number] = found
         handler.finalize(epath.Path(folder))
     total = multihost_utils.process_allgather(sums).reshape(-1, *sums.shape).sum(axis=0, dtype=np.uint32)
-    return digest.digest((leaf.name, found) for (leaf, _), found in zip(pieces, total, strict=True))
+    return {
+        key: digest.digest((leaf.name, found[number]) for (leaf, _), found in zip(pieces, total, strict=True))
+        for number, (key, digest) in enumerate(zip(dtypes, digests, strict=True))
+    }
 
 
 def _in_threads(
-    write: Callable[[Leaf, Start], list[int]], pieces: Sequence[tuple[Leaf, Start]], title: str
-) -> Iterator[list[int]]:
+    write: Callable[[Leaf, Start], list[list[int]]], pieces: Sequence[tuple[Leaf, Start]], title: str
+) -> Iterator[list[list[int]]]:
     """Yield write(leaf, start) of all pieces in order, computed by a few threads."""
     progress = ProgressReporter(f"{title}, pieces", 0, len(pieces))
     pool = concurrent.futures.ThreadPoolExecutor(_THREADS)

@@ -140,8 +140,8 @@ def _write_checkpoint(request: ModelImport, source: ImportSource, mesh: Mapping[
     shards = _shard_shapes(request, source.config, mesh)
     leaves = plan_leaves(source.files, source.family, source.config, request.dtype, shards)
     run_on_primary(lambda: _check_space(out, leaves))
-    digest = write_arrays(out / WORK / _STEP / "state", leaves, source.files, Path(source.found.name).name)
-    run_on_primary(lambda: _complete(_metadata(request, source, mesh, digest), out))
+    digests = write_arrays(out / WORK / _STEP / "state", leaves, source.files, Path(source.found.name).name)
+    run_on_primary(lambda: _complete(_metadata(request, source, mesh, digests), out))
 
 
 def _check_space(out: Path, leaves: list[Leaf]) -> None:
@@ -153,7 +153,9 @@ def _check_space(out: Path, leaves: list[Leaf]) -> None:
         raise WorkdirError(f"{out}: needs {needed - written:,} bytes, but the disk has {free:,}. Fix: free some space.")
 
 
-def _metadata(request: ModelImport, source: ImportSource, mesh: Mapping[str, int], digest: str) -> dict[str, Any]:
+def _metadata(
+    request: ModelImport, source: ImportSource, mesh: Mapping[str, int], digests: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the metadata that accompany the checkpoint's arrays."""
     files = {"mesh": dict(mesh), **source.fingerprint()}
     tokenizer = files.pop("tokenizer_sha256")
@@ -167,7 +169,8 @@ def _metadata(request: ModelImport, source: ImportSource, mesh: Mapping[str, int
         "position": dataclasses.asdict(TrainingProgress()),
         "best_step": None,
         "step": int(_STEP),
-        "arrays_digest": digest,
+        "arrays_digest": digests["stored"],
+        "trainable_digests": dict(digests),
     }
 
 

@@ -30,7 +30,7 @@ from finetune_scaling.planning.topology import devices, prepare_environment
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
 from finetune_scaling.training.step import make_evaluation_step, make_train_step
-from finetune_scaling.trees import Tree
+from finetune_scaling.trees import Tree, with_shardings
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ def _training(workload: Workload, layout: Layout, sharding: ModelSharding) -> Tr
     step = make_train_step(workload.model, workload.tuning, workload.optimizer, layout.accumulation, layout.axes)
     batch = _batch(workload, workload.batch, sharding)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated())
-    sharded_state = _with_shardings(state, state_shardings(workload, sharding))
-    arguments = [sharded_state, _with_shardings(frozen, sharding.parameters(frozen)), batch, rate]
+    sharded_state = with_shardings(state, state_shardings(workload, sharding))
+    arguments = [sharded_state, with_shardings(frozen, sharding.parameters(frozen)), batch, rate]
     if workload.tuning.uses_dropout:
         arguments.append(jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=sharding.replicated()))
     return _lower(step, *arguments, result=sharded_state)
@@ -164,8 +164,8 @@ def _padded_rows(rows: int, layout: Layout) -> int:
 def _parameters(workload: Workload, sharding: ModelSharding) -> tuple[Tree, Tree]:
     state, frozen = state_shapes(workload)
     return (
-        _with_shardings(state.trainable, sharding.parameters(state.trainable)),
-        _with_shardings(frozen, sharding.parameters(frozen)),
+        with_shardings(state.trainable, sharding.parameters(state.trainable)),
+        with_shardings(frozen, sharding.parameters(frozen)),
     )
 
 
@@ -174,12 +174,6 @@ def _batch(workload: Workload, rows: int, sharding: ModelSharding) -> dict[str, 
         name: jax.ShapeDtypeStruct((rows, workload.length), dtype, sharding=sharding.batch())
         for name, dtype in batch_fields(workload).items()
     }
-
-
-def _with_shardings(tree: Tree, shardings: Tree) -> Tree:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
-    )
 
 
 def _compile(traced: TracedProgram, hbm_bytes: int) -> Program:

@@ -26,6 +26,9 @@ def format_plan(plan: Plan, extra: Mapping[str, Any]) -> str:
         columns = "".join(f"{_gib(n):>{width}}" for n, width in zip(numbers, (10, 13, 8, 8), strict=True))
         verdict = "fits" if program.fits else "DOES NOT FIT"
         lines.append(f"  {name:<12}{columns}{_gib(slice_.chip.hbm_bytes):>8}  {verdict}")
+    for name, size in plan.loading_bytes.items():
+        verdict = "fits" if size <= slice_.chip.hbm_bytes else "DOES NOT FIT"
+        lines.append(f"  {name:<12}{_gib(size):>39}{_gib(slice_.chip.hbm_bytes):>8}  {verdict}")
     lines += _collectives(plan)
     bound = plan.bound
     lines.append(

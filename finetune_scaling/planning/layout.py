@@ -14,9 +14,10 @@ from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.axes import DEFAULT_RULES, MESH_AXES, AxisRules
 from finetune_scaling.training.optimizers import OptimizerConfig
-from finetune_scaling.training.step import State, init_state
+from finetune_scaling.training.step import State
+from finetune_scaling.training.step import state_shapes as training_state_shapes
 from finetune_scaling.trees import Tree
-from finetune_scaling.tuning.attach import attach
+from finetune_scaling.tuning.attach import parameter_shapes
 from finetune_scaling.tuning.method import TuningMethod
 
 Remat = Literal["none", "dots", "full", "offload"]
@@ -91,10 +92,8 @@ def state_shapes(workload: Workload) -> tuple[State, Tree]:
 
 @functools.lru_cache(maxsize=64)
 def _shapes(model: ModelConfig, tuning: TuningMethod, optimizer: OptimizerConfig) -> tuple[State, Tree]:
-    tokens = tuple(range(min(5000, model.vocab_size)))  # the shapes do not depend on the ids
-    rng = jax.eval_shape(jax.random.key, 0)
-    trainable, frozen = jax.eval_shape(lambda key: attach(model, tuning, key, None, tokens), rng)
-    return jax.eval_shape(lambda tree: init_state(tree, optimizer), trainable), frozen
+    trainable, frozen = parameter_shapes(model, tuning)
+    return training_state_shapes(trainable, optimizer), frozen
 
 
 def state_shardings(workload: Workload, sharding: ModelSharding) -> State:

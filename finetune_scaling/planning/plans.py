@@ -9,7 +9,7 @@ from finetune_scaling.models.model_sharding import check_fits
 from finetune_scaling.planning.bounds import StepBound, step_bound
 from finetune_scaling.planning.compiled import DECODING, EVALUATION, TRAINING, Program, compile_programs
 from finetune_scaling.planning.estimate import EstimatedStep
-from finetune_scaling.planning.layout import Layout
+from finetune_scaling.planning.layout import Layout, resident_bytes
 from finetune_scaling.planning.workload import Workload
 from finetune_scaling.sharding.mesh import ShardingConfig, check_batch
 
@@ -35,6 +35,16 @@ class Plan:
     def training(self) -> Program:
         """Return the program of the train step."""
         return self.programs[TRAINING]
+
+    @property
+    def loading_bytes(self) -> dict[str, int]:
+        """Return the bytes per chip at the start of a run and after resuming it.
+
+        Both are what a run keeps between steps, without a batch: arrays are cast on the host and read once, a resumed
+        run's into the place of those at the start.
+        """
+        resident = resident_bytes(self.workload, self.layout)
+        return dict.fromkeys(("start", "resume"), resident.total - resident.batch)
 
     @property
     def chip_seconds(self) -> float:
@@ -94,6 +104,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "step_seconds_bound": plan.bound.seconds,
         "bound": {**dataclasses.asdict(plan.bound), "set_by": plan.bound.set_by},
         **{name: _program(program) for name, program in plan.programs.items() if name != TRAINING},
+        **{
+            name: {"fits": size <= slice_.chip.hbm_bytes, "peak_bytes": size}
+            for name, size in plan.loading_bytes.items()
+        },
     }
 
 

@@ -36,11 +36,15 @@ from finetune_scaling.runs.run_directory import CHECKPOINTS
 from finetune_scaling.runs.training_progress import progress_from_metadata
 from finetune_scaling.strict_json import json_value
 from finetune_scaling.training.step import State
-from finetune_scaling.trees import path_name, unflatten
+from finetune_scaling.trees import Tree, flatten, path_name, unflatten
+from finetune_scaling.tuning.attach import frozen_dtype
 
 _DAMAGED = "damaged."
 _FIX_CONFIG = "Fix: choose another --workdir, or use the config that the checkpoint was trained with"
 _SEPARATOR = "."  # in names of stored arrays; Orbax would create a folder for a slash
+_TRAINABLE = "trainable"  # what the names of trainable arrays begin with
+_STORED = "stored"  # key of the digest of trainable arrays in their stored dtypes
+COMPUTE_DTYPES = ("bfloat16", "float32")  # of ModelConfig.compute_dtype
 log = logging.getLogger(__name__)
 
 CheckpointMetadata = dict[str, Any]  # JSON: what is known about a checkpoint in addition to its arrays
@@ -58,7 +62,9 @@ class RestoredCheckpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run directory: the newest, the best (metadata "best_step"), and those of `keep_steps`."""
 
-    def __init__(self, run: str | os.PathLike, keep_steps: Collection[int] = ()):
+    def __init__(self, run: str | os.PathLike, keep_steps: Collection[int] = (), base_dtypes: Collection[str] = ()):
+        """base_dtypes: compute dtypes in which the model will be read as a base, see `read_trainable`."""
+        self._base_dtypes = base_dtypes
         self.directory = location(run) / CHECKPOINTS
         self._best = _KeepBest()
         self._keep_steps = frozenset(keep_steps)
@@ -84,9 +90,10 @@ class Checkpoints:
             return
         self._best.step = metadata.get("best_step")
         arrays = _stored_arrays(state)
+        digests = {"arrays_digest": digest(arrays), "trainable_digests": _trainable_digests(arrays, self._base_dtypes)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
-            facts=ocp.args.JsonSave(json_value({**metadata, "step": step, "arrays_digest": digest(arrays)})),
+            facts=ocp.args.JsonSave(json_value({**metadata, "step": step, **digests})),
         )
         with storage_errors(self.directory):
             self._manager.save(step, args=items)
@@ -132,13 +139,24 @@ class Checkpoints:
 
     def restore(self, step: int, target: State) -> RestoredCheckpoint:
         """Return one step's checkpoint. Raises CheckpointError if it is missing, damaged or has other shapes."""
-        path = self.directory / str(step)
-        if step not in self._manager.all_steps():
-            raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {self.steps()}. {FIX}")
-        arrays, metadata = read_checkpoint(path, _stored_arrays(target))
+        arrays, metadata = read_checkpoint(self._existing(step), _stored_arrays(target))
         self._best.step = metadata.get("best_step")
         leaves = [arrays[name] for name in _stored_arrays(target)]
         return RestoredCheckpoint(step, jax.tree.unflatten(jax.tree.structure(target), leaves), metadata)
+
+    def restore_trainable(self, step: int, target: Tree) -> Tree:
+        """Return one step's trainable parameters, with the structure and shardings of `target`; raises as `restore`."""
+        where = {f"{_TRAINABLE}/{name}": leaf.sharding for name, leaf in flatten(target).items()}
+        found, metadata = read_trainable(self._existing(step), lambda _: where)
+        self._best.step = metadata.get("best_step")
+        leaves = flatten(found)
+        return jax.tree.unflatten(jax.tree.structure(target), [leaves[name] for name in flatten(target)])
+
+    def _existing(self, step: int) -> Location:
+        path = self.directory / str(step)
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {self.steps()}. {FIX}")
+        return path
 
     def _delete_superseded(self, newest: int) -> None:
         """Delete the checkpoints that Orbax deletes at the next save, which a killed process may not have reached."""
@@ -184,15 +202,13 @@ def damaged_checkpoints(folder: Location) -> list[str]:
     return sorted(name for name in names if name.startswith(_DAMAGED))
 
 
-def read_checkpoint(
-    path: Location, target: dict[str, Any] | None = None, shardings: Shardings | None = None
-) -> tuple[dict[str, Any], CheckpointMetadata]:
+def read_checkpoint(path: Location, target: dict[str, Any] | None = None) -> tuple[dict[str, Any], CheckpointMetadata]:
     """Return the arrays of a checkpoint by stored name (trainable.embedding), and its metadata.
 
     Args:
         path: the checkpoint.
-        target: arrays with the expected names, shapes and dtypes; those read have the same shardings.
-        shardings: computes the shardings if there is no target. Without either the arrays are NumPy arrays.
+        target: arrays or ShapeDtypeStructs with the expected names, shapes and dtypes; those read have the same
+            shardings. Without it the arrays are NumPy arrays.
 
     Raises:
         CheckpointError: it is damaged, or differs from `target`. All processes raise the same kind of error.
@@ -200,33 +216,46 @@ def read_checkpoint(
     """
     path = absolute(path)  # Orbax finds no metadata below a relative path
     with same_outcome_on_all_processes(path), damage_errors(path):
-        metadata = _read_metadata(path)
-        # Not through a Checkpointer: its barriers would wait for a process that found damage.
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-            stored = _stored_shapes(handler, path)
-            if target is not None:
-                _check_shapes(path, stored, target)
-                sharding_of = {name: leaf.sharding for name, leaf in target.items() if isinstance(leaf, jax.Array)}
-            else:
-                named = shardings(_with_slashes(stored)) if shardings else {}
-                sharding_of = {stored_name(name): sharding for name, sharding in named.items()}
-            abstract = {  # in the stored dtype, so that the digest can be verified
-                name: leaf.update(sharding=sharding_of[name])
-                if name in sharding_of
-                else np.zeros(leaf.shape, leaf.dtype)
-                for name, leaf in stored.items()
-            }
-            arrays = handler.restore(epath.Path(path / "state"), args=ocp.args.StandardRestore(abstract))
-    if digest(arrays) != metadata.get("arrays_digest"):
-        raise damaged(path, "its arrays do not have the recorded digest")
+        metadata, stored = _read_metadata(path), _stored_shapes(path)
+        if target is not None:
+            _check_shapes(path, stored, target)
+        # In the stored dtype, so that the digest can be verified.
+        wanted = {name: _with_sharding(leaf, (target or {}).get(name)) for name, leaf in stored.items()}
+        arrays = _read_arrays(path, wanted)
+    _check_digest(path, arrays, metadata.get("arrays_digest"))
     _check_dtypes(path, arrays, target or {})
     return arrays, metadata
 
 
-def read_trainable(path: Location, shardings: Shardings | None = None) -> tuple[dict[str, Any], CheckpointMetadata]:
-    """Return a checkpoint's trainable parameters as a nested dict, and its metadata; see read_checkpoint."""
-    arrays, metadata = read_checkpoint(path, shardings=shardings)
-    return unflatten(_with_slashes(arrays))["trainable"], metadata
+def read_trainable(
+    path: Location, shardings: Shardings | None = None, compute_dtype: str | None = None
+) -> tuple[dict[str, Any], CheckpointMetadata]:
+    """Return a checkpoint's trainable parameters as a nested dict, and its metadata.
+
+    Args:
+        path: the checkpoint.
+        shardings: computes the shardings; without them the arrays are NumPy arrays.
+        compute_dtype: read the parameters in the dtypes of frozen ones (tuning.attach.frozen_dtype), cast on the host
+            before they reach a device. None keeps the stored dtypes.
+
+    Raises the errors of read_checkpoint.
+    """
+    path = absolute(path)
+    with same_outcome_on_all_processes(path), damage_errors(path):
+        metadata, stored = _read_metadata(path), _stored_shapes(path)
+        recorded = _recorded_digest(metadata, stored, compute_dtype)
+        if recorded is not None:  # otherwise all arrays must be read in their stored dtypes
+            stored = _trainable_only(stored)
+            for name, cast in _frozen_dtypes(stored, compute_dtype).items():
+                stored[name] = stored[name].update(dtype=cast)
+        where = shardings(_with_slashes(stored)) if shardings else {}
+        wanted = {name: leaf.update(sharding=where.get(_with_slash(name))) for name, leaf in stored.items()}
+        arrays = _read_arrays(path, wanted)
+    _check_digest(path, arrays, recorded or metadata.get("arrays_digest"))
+    arrays = _trainable_only(arrays)
+    for name, cast in _frozen_dtypes(arrays, compute_dtype).items():
+        arrays[name] = arrays[name].astype(cast)  # one at a time; does nothing to arrays that were cast when read
+    return unflatten(_with_slashes(arrays))[_TRAINABLE], metadata
 
 
 def read_metadata(path: Location) -> CheckpointMetadata:
@@ -242,8 +271,8 @@ def read_array_shapes(path: Location) -> dict[str, jax.ShapeDtypeStruct]:
     Raises as read_checkpoint does, on this process only.
     """
     path = absolute(path)
-    with damage_errors(path), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        return _with_slashes(_stored_shapes(handler, path))
+    with damage_errors(path):
+        return _with_slashes(_stored_shapes(path))
 
 
 def stored_name(name: str) -> str:
@@ -255,13 +284,75 @@ def _stored_arrays(state: State) -> dict[str, Any]:
     return {stored_name(path_name(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
-def _stored_shapes(handler: ocp.StandardCheckpointHandler, path: Location) -> dict[str, jax.ShapeDtypeStruct]:
-    stored = dict(handler.metadata(epath.Path(path / "state")).tree)
+def _stored_shapes(path: Location) -> dict[str, jax.ShapeDtypeStruct]:
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        stored = dict(handler.metadata(epath.Path(path / "state")).tree)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
 
 
+def _with_sharding(shape: jax.ShapeDtypeStruct, like: Any) -> jax.ShapeDtypeStruct:
+    return shape if like is None else shape.update(sharding=like.sharding)
+
+
+def _read_arrays(path: Location, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """Read the wanted arrays in their dtypes and shardings, those without a sharding as NumPy arrays."""
+    targets = {n: leaf if leaf.sharding else np.empty(leaf.shape, leaf.dtype) for n, leaf in wanted.items()}
+    arguments = ocp.args.PyTreeRestore(
+        targets, ocp.checkpoint_utils.construct_restore_args(targets), partial_restore=True
+    )
+    # Not through a Checkpointer: its barriers would wait for a process that found damage.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return dict(handler.restore(epath.Path(path / "state"), args=arguments))
+
+
+def _check_digest(path: Location, arrays: Mapping[str, Any], recorded: str | None) -> None:
+    if digest(arrays) != recorded:
+        raise damaged(path, "its arrays do not have the recorded digest")
+
+
+def _trainable_digests(arrays: Mapping[str, Any], compute_dtypes: Collection[str]) -> dict[str, str]:
+    """Return digests of the trainable arrays for `read_trainable`, by `digest_dtypes`."""
+    arrays = _trainable_only(arrays)
+    return {key: digest(arrays, dtypes) for key, dtypes in digest_dtypes(arrays, compute_dtypes).items()}
+
+
+def digest_dtypes(
+    arrays: Mapping[str, Any], compute_dtypes: Collection[str] = COMPUTE_DTYPES
+) -> dict[str, dict[str, np.dtype]]:
+    """Return the dtypes of trainable arrays, by stored name, for each digest that is recorded for them.
+
+    Keys: "stored", and each compute dtype with which frozen parameters have other dtypes.
+    """
+    stored = {name: np.dtype(leaf.dtype) for name, leaf in arrays.items()}
+    frozen = {dtype: _frozen_dtypes(arrays, dtype) for dtype in compute_dtypes}
+    return {_STORED: stored, **{dtype: dtypes for dtype, dtypes in frozen.items() if dtypes != stored}}
+
+
+def _recorded_digest(metadata: CheckpointMetadata, stored: Mapping[str, Any], compute_dtype: str | None) -> str | None:
+    """Return the digest of the trainable arrays in the dtypes to read; None if it was not recorded."""
+    wanted = () if compute_dtype is None else (compute_dtype,)
+    key = [*digest_dtypes(_trainable_only(stored), wanted)][-1]
+    return metadata.get("trainable_digests", {}).get(key)
+
+
+def _trainable_only(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: leaf for name, leaf in arrays.items() if name.startswith(_TRAINABLE + _SEPARATOR)}
+
+
+def _frozen_dtypes(arrays: Mapping[str, Any], compute_dtype: str | None) -> dict[str, np.dtype]:
+    """Return the dtypes of trainable arrays as frozen parameters, by stored name; {} without a compute dtype."""
+    if compute_dtype is None:
+        return {}
+    names = {name: _with_slash(name).removeprefix(_TRAINABLE + "/") for name in _trainable_only(arrays)}
+    return {n: np.dtype(frozen_dtype(name, arrays[n].ndim, compute_dtype)) for n, name in names.items()}
+
+
+def _with_slash(name: str) -> str:
+    return name.replace(_SEPARATOR, "/")
+
+
 def _with_slashes(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace(_SEPARATOR, "/"): leaf for name, leaf in stored.items()}
+    return {_with_slash(name): leaf for name, leaf in stored.items()}
 
 
 def _read_metadata(path: Location) -> CheckpointMetadata:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from finetune_scaling.sharding.mesh import host_device
-from finetune_scaling.trees import path_name
+from finetune_scaling.trees import flatten
 
 Array = jax.Array
 
@@ -29,19 +29,23 @@ _FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)  # odd, so that no t
 _OFFSETS = (0x165667B1, 0x7F4A7C15, 0xD6E8FEB8, 0x94D049BB)
 
 
-def digest(tree: Any) -> str:
+def digest(tree: Any, dtypes: Mapping[str, Any] | None = None) -> str:
     """Return the SHA-256 (hex) of names, shapes, dtypes and sums of all leaves, in name order.
+
+    dtypes: the digest is that of the leaves cast to these dtypes, by name; no cast copy is made.
 
     All processes of a distributed run must call it; each gets the same value. Raises TypeError for dtypes of more than
     32 bits. Indices are taken modulo 2^32.
     """
-    leaves = _in_order({path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)})
+    leaves = _in_order(flatten(tree))
     if not leaves:
         return _digest({}, None)
+    casts = tuple(np.dtype((dtypes or {}).get(name, leaf.dtype)) for name, leaf in leaves.items())
     on_host = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
     with jax.default_device(host_device()) if on_host else contextlib.nullcontext():
-        sums = _make_sums(_mesh(leaves.values()))(list(leaves.values()))
-    return _digest(leaves, np.asarray(sums))
+        sums = _make_sums(_mesh(leaves.values()), casts)(list(leaves.values()))
+    hashed = {name: jax.ShapeDtypeStruct(leaves[name].shape, cast) for name, cast in zip(leaves, casts, strict=True)}
+    return _digest(hashed, np.asarray(sums))
 
 
 class StreamingDigest:
@@ -102,16 +106,19 @@ def _mesh(leaves: Any) -> Mesh | None:
     return None
 
 
-@functools.cache
-def _make_sums(mesh: Mesh | None) -> Callable[[Sequence[Array]], Array]:
+@functools.lru_cache(maxsize=64)
+def _make_sums(mesh: Mesh | None, dtypes: tuple[np.dtype, ...]) -> Callable[[Sequence[Array]], Array]:
     """Return a function leaves -> uint32[large leaves + 1, 4], replicated; the last row sums all small leaves.
+
+    dtypes: of the leaves when they are hashed.
 
     On one device one variadic reduction computes the four sums. Over a mesh it would all-gather each leaf first, which
     separate sums do not.
     """
     reduce = _one_pass if mesh is None else _separate_sums
 
-    def sums(leaves: Sequence[Array]) -> Array:
+    def sums(stored: Sequence[Array]) -> Array:
+        leaves = [leaf.astype(dtype) for leaf, dtype in zip(stored, dtypes, strict=True)]
         large = [leaf for leaf in leaves if leaf.size >= _SMALL]
         small = [_bits(leaf).reshape(-1) for leaf in leaves if leaf.size < _SMALL]
         together = jnp.concatenate(small) if small else jnp.zeros(0, jnp.uint32)

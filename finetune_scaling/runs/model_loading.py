@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from finetune_scaling import configuration
 from finetune_scaling.data.tokenizers.interface import Tokenizer
@@ -17,7 +19,7 @@ from finetune_scaling.errors import CheckpointError, WorkdirError
 from finetune_scaling.files import Location, location
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import model_config
-from finetune_scaling.models.language_model import Params
+from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.model_sharding import ModelSharding, check_fits
 from finetune_scaling.runs.checkpoints import read_metadata, read_trainable
 from finetune_scaling.runs.run_config import BaseConfig, RunConfig, read_run_config
@@ -25,8 +27,8 @@ from finetune_scaling.runs.run_data import check_same_encoding
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.runs.run_paths import checkpoint_path, resolve_base, resolve_tokenizer
 from finetune_scaling.sharding.mesh import ShardingConfig, make_mesh
-from finetune_scaling.trees import Tree, flatten, parameter_count
-from finetune_scaling.tuning.attach import attach, cast_frozen
+from finetune_scaling.trees import Tree, flatten, parameter_count, with_shardings
+from finetune_scaling.tuning.attach import attach, cast_frozen, frozen_dtype, parameter_shapes
 from finetune_scaling.tuning.context import check_context
 from finetune_scaling.tuning.method import TuningMethod
 
@@ -65,6 +67,63 @@ class TunedModel:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnloadedModel:
+    """The model of a run whose parameters have not been read yet."""
+
+    run_config: RunConfig
+    config: ModelConfig
+    tokenizer: Tokenizer
+    base_metadata: Mapping[str, Any]
+    sharding: ModelSharding
+
+    @property
+    def tuning(self) -> TuningMethod:
+        """The tuning method."""
+        return self.run_config.tuning
+
+    @functools.cached_property
+    def trainable_shapes(self) -> Tree:
+        """Shapes, dtypes and shardings of the trainable parameters."""
+        trainable, _ = parameter_shapes(self.config, self.tuning)
+        return with_shardings(trainable, self.sharding.parameters(trainable))
+
+    def initialize(self) -> TunedModel:
+        """Return the model before its first step. Its trainable parameters belong to no other model."""
+        trainable, frozen = self._attach()
+        return self._model(trainable, frozen)
+
+    def with_trainable(self, trainable: Tree) -> TunedModel:
+        """Return the model with trained parameters; the base is read only if it is frozen."""
+        if self.tuning.trains_all:
+            return self._model(trainable, jax.tree.map(lambda _: None, trainable))
+        return self._model(trainable, self._attach()[1])
+
+    def _model(self, trainable: Tree, frozen: Tree) -> TunedModel:
+        return TunedModel(
+            self.config, self.tuning, trainable, frozen, self.tokenizer, self.base_metadata, self.sharding
+        )
+
+    def _attach(self) -> tuple[Tree, Tree]:
+        tokens = initial_tokens(self.tuning, self.tokenizer)
+        rng = jax.random.key(self.run_config.seeds.parameters)
+        trainable, frozen = attach(self.config, self.tuning, rng, self._base_params(), tokens, self.sharding)
+        if not self.tuning.trains_all:  # they may be leaves of the base that stays in memory
+            trainable = jax.tree.map(jnp.copy, trainable)
+        return trainable, frozen
+
+    def _base_params(self) -> Params | None:
+        """Return the base's parameters, in float32 if any matrix of the base trains."""
+        base, sharding = self.run_config.base, self.run_config.sharding
+        if base is None:
+            return None
+        if self.tuning.trains_all:  # training takes them over, and needs the memory of a base that was kept
+            _kept_base.cache_clear()
+            return load_base(base.run, base.step, sharding, "float32").params
+        dtype = "float32" if _trains_matrices(self.config, self.tuning) else self.config.compute_dtype
+        return _load_kept_base(base, sharding, dtype).params
+
+
+@dataclasses.dataclass(frozen=True)
 class RunCheckpoint:
     """One checkpoint of a run, at `path`, and the run's config with the current paths of base and tokenizer."""
 
@@ -79,7 +138,12 @@ class RunCheckpoint:
 
 
 def initialize_model(run_config: RunConfig) -> TunedModel:
-    """Return the model of a run before its first step.
+    """Return the model of a run before its first step. Raises as `unloaded_model` does."""
+    return unloaded_model(run_config).initialize()
+
+
+def unloaded_model(run_config: RunConfig) -> UnloadedModel:
+    """Return the model of a run without reading parameters.
 
     Raises:
         CheckpointError: base model, tokenizer and config do not match.
@@ -87,17 +151,10 @@ def initialize_model(run_config: RunConfig) -> TunedModel:
     """
     tokenizer = load_tokenizer(run_config.tokenizer)
     config = configured_model(run_config, tokenizer)
-    if run_config.base is None:
-        params, metadata = None, dict[str, Any]()
-    else:
-        base = load_base(run_config.base.run, run_config.base.step, run_config.sharding)
-        params, metadata = base.params, dict(base.metadata)
-    tuning = run_config.tuning
-    check_length(config, tuning, run_config.sequence.length)
-    sharding = make_model_sharding(config, run_config.sharding)
-    rng = jax.random.key(run_config.seeds.parameters)
-    trainable, frozen = attach(config, tuning, rng, params, initial_tokens(tuning, tokenizer), sharding)
-    return TunedModel(config, tuning, trainable, frozen, tokenizer, metadata, sharding)
+    check_length(config, run_config.tuning, run_config.sequence.length)
+    base = run_config.base
+    metadata = {} if base is None else read_metadata(_base_checkpoint(base.run, base.step))
+    return UnloadedModel(run_config, config, tokenizer, metadata, make_model_sharding(config, run_config.sharding))
 
 
 def configured_model(run_config: RunConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -132,21 +189,24 @@ def load_run_checkpoint(found: RunCheckpoint) -> TunedModel:
 
     Raises CheckpointError if the checkpoint is damaged or belongs to another base model or tokenizer.
     """
-    model = initialize_model(found.run_config)
-    trained, metadata = read_trainable(found.path, model.sharding.checkpoint)
-    check_matches_model(found.directory, metadata, model)
-    check_same_encoding(found.directory, metadata, found.run_config, model.tokenizer)
-    return dataclasses.replace(model, trainable=_with_structure_of(model.trainable, trained, found.directory))
+    model = unloaded_model(found.run_config)
+    check_matches_model(found.directory, found.metadata, model)
+    check_same_encoding(found.directory, found.metadata, found.run_config, model.tokenizer)
+    trained, _ = read_trainable(found.path, model.sharding.checkpoint)
+    return model.with_trainable(_with_structure_of(model.trainable_shapes, trained, found.directory))
 
 
 def load_untuned(
     base: BaseConfig, tokenizer: Tokenizer, sharding: ShardingConfig, model_changes: Mapping[str, Any]
 ) -> TunedModel:
     """Return a base model without tuning. Raises CheckpointError if it is missing or has another tokenizer."""
-    loaded = load_base(base.run, base.step, sharding)
-    _check_tokenizer(loaded.config, loaded.metadata, tokenizer, base.run, "the given one")
-    config = with_model_changes(loaded.config, model_changes)
-    return untuned_model(config, loaded.params, tokenizer, loaded.metadata, make_model_sharding(config, sharding))
+    path = _base_checkpoint(base.run, base.step)
+    metadata = read_metadata(path)
+    stored = _stored_model(path, metadata)
+    _check_tokenizer(stored, metadata, tokenizer, base.run, "the given one")
+    config = with_model_changes(stored, model_changes)
+    params = _load_kept_base(base, sharding, config.compute_dtype).params
+    return untuned_model(config, params, tokenizer, metadata, make_model_sharding(config, sharding))
 
 
 def untuned_model(
@@ -166,13 +226,30 @@ def make_model_sharding(config: ModelConfig, sharding: ShardingConfig) -> ModelS
     return model_sharding
 
 
-def load_base(directory: str | Path, step: int | None = None, sharding: ShardingConfig | None = None) -> BaseModel:
-    """Return a pretrained model at `step` (None: the newest). The two most recent base models stay in memory.
+def load_base(
+    directory: str | Path,
+    step: int | None = None,
+    sharding: ShardingConfig | None = None,
+    compute_dtype: str | None = None,
+) -> BaseModel:
+    """Return a pretrained model at `step` (None: the newest).
+
+    compute_dtype: read parameters in the dtypes of frozen ones, see tuning.attach.frozen_dtype; None keeps the stored.
 
     Raises CheckpointError if the checkpoint is missing, damaged, or holds only what a PET method trained.
     """
-    path = _base_checkpoint(directory, step)
-    return _read_base(path, read_metadata(path)["arrays_digest"], sharding or ShardingConfig())
+    return _read_base(_base_checkpoint(directory, step), sharding or ShardingConfig(), compute_dtype)
+
+
+def _load_kept_base(base: BaseConfig, sharding: ShardingConfig, compute_dtype: str) -> BaseModel:
+    """Return a base whose parameters stay frozen, the last of which is kept in memory for the next run."""
+    path = _base_checkpoint(base.run, base.step)
+    return _kept_base(path, read_metadata(path)["arrays_digest"], sharding, compute_dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_base(path: Location, arrays_digest: str, sharding: ShardingConfig, compute_dtype: str) -> BaseModel:
+    return _read_base(path, sharding, compute_dtype)
 
 
 def _base_checkpoint(directory: str | Path, step: int | None) -> Location:
@@ -189,10 +266,10 @@ def _stored_model(path: Location, metadata: Mapping[str, Any]) -> ModelConfig:
     return configuration.build(ModelConfig, base_model_fields(metadata), f"{path}: model")
 
 
-@functools.lru_cache(maxsize=2)
-def _read_base(path: Location, arrays_digest: str, sharding: ShardingConfig) -> BaseModel:
+def _read_base(path: Location, sharding: ShardingConfig, compute_dtype: str | None) -> BaseModel:
     config = _stored_model(path, read_metadata(path))
-    params, metadata = read_trainable(path, ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint)
+    where = ModelSharding(config, make_mesh(sharding), sharding.axes).checkpoint
+    params, metadata = read_trainable(path, where, compute_dtype)
     if parameter_count(params) != count_parameters(config).total:  # missing ones would be initialized at random
         raise CheckpointError(
             f"{path}: holds only the parameters that {metadata['method'].get('name')} trained, not a complete model. "
@@ -266,7 +343,16 @@ def check_length(config: ModelConfig, tuning: TuningMethod, length: int) -> None
     check_context(f"sequence.length = {length}", length, config, tuning, fix)
 
 
-def check_matches_model(directory: Location, metadata: Mapping[str, Any], model: TunedModel) -> None:
+def _trains_matrices(config: ModelConfig, tuning: TuningMethod) -> bool:
+    """Return whether a method trains matrices of the base, whose stored precision it then needs."""
+    shapes = flatten(jax.eval_shape(LanguageModel(config).init, jax.random.key(0)))
+    return any(
+        re.fullmatch(tuning.trainable, name) and frozen_dtype(name, leaf.ndim, config.compute_dtype) != jnp.float32
+        for name, leaf in shapes.items()
+    )
+
+
+def check_matches_model(directory: Location, metadata: Mapping[str, Any], model: TunedModel | UnloadedModel) -> None:
     """Raise CheckpointError if a checkpoint with this metadata was trained on another base model or tokenizer."""
     current = {"tokenizer": model.tokenizer.digest, "base": model.base_metadata.get("arrays_digest")}
     for kind, field in (("tokenizer", "tokenizer_sha256"), ("base", "base_digest")):

@@ -18,7 +18,7 @@ from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.sharding.axes import DEFAULT_RULES, AxisRules, constrain
 from finetune_scaling.training.loss import Batch, loss_sum_and_count, token_losses
 from finetune_scaling.training.optimizers import OptimizerConfig, learning_rate_factors, make_optimizer
-from finetune_scaling.trees import Tree
+from finetune_scaling.trees import Tree, shapes_of, with_shardings
 from finetune_scaling.tuning.method import TuningMethod
 from finetune_scaling.tuning.partition import combine
 
@@ -45,31 +45,44 @@ TrainStep = Callable[..., tuple[State, StepMetrics]]
 
 
 def init_state(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding | None = None) -> State:
-    """Return the state at step 0, created with its sharding, or on one device without one.
+    """Return the state at step 0, with its sharding, or on one device without one.
 
-    The leaves are copied, since training donates them and they may belong to the base.
+    It takes over `trainable`, which is not copied: the first step donates it.
     """
-    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda tree: tree, trainable))
-    return _make_init(optimizer, sharding, structure, tuple(leaves))(trainable)
+    shapes = shapes_of(trainable)
+    leaves, structure = jax.tree.flatten(shapes)
+    moments = _make_optimizer_state(optimizer, sharding, structure, tuple(leaves))(trainable)
+    if sharding is not None:
+        trainable = jax.device_put(trainable, sharding.parameters(shapes))
+    return State(trainable, moments)
 
 
-@functools.cache
-def _make_init(
+@functools.lru_cache(maxsize=64)
+def _make_optimizer_state(
     optimizer: OptimizerConfig, sharding: ModelSharding | None, structure: Any, leaves: tuple
-) -> Callable[[Tree], State]:
+) -> Callable[[Tree], Any]:
     # One program: created leaf by leaf, each array of the optimizer would be compiled separately.
-    where = None if sharding is None else state_shardings(jax.tree.unflatten(structure, leaves), optimizer, sharding)
-    return jax.jit(functools.partial(_new_state, optimizer=optimizer), out_shardings=where)
+    where = None
+    if sharding is not None:
+        where = state_shardings(jax.tree.unflatten(structure, leaves), optimizer, sharding).optimizer
+    return jax.jit(make_optimizer(optimizer).init, out_shardings=where)
 
 
-def _new_state(trainable: Tree, optimizer: OptimizerConfig) -> State:
-    return State(jax.tree.map(jnp.copy, trainable), make_optimizer(optimizer).init(trainable))
+def state_shapes(trainable: Tree, optimizer: OptimizerConfig) -> State:
+    """Return the state over `trainable` as ShapeDtypeStructs; its leaves need a shape and a dtype only."""
+    shapes = shapes_of(trainable)
+    return State(shapes, jax.eval_shape(make_optimizer(optimizer).init, shapes))
 
 
 def state_shardings(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding) -> State:
     """Return the shardings of the state over `trainable`, whose leaves need a shape and a dtype only."""
-    shapes = jax.eval_shape(functools.partial(_new_state, optimizer=optimizer), trainable)
+    shapes = state_shapes(trainable, optimizer)
     return State(sharding.parameters(shapes.trainable), sharding.optimizer(shapes.optimizer, shapes.trainable))
+
+
+def sharded_state_shapes(trainable: Tree, optimizer: OptimizerConfig, sharding: ModelSharding) -> State:
+    """Return `state_shapes` with shardings: what a checkpoint is read into."""
+    return with_shardings(state_shapes(trainable, optimizer), state_shardings(trainable, optimizer, sharding))
 
 
 def learning_rate_multipliers(optimizer: OptimizerConfig, tuning: TuningMethod) -> tuple[tuple[str, float], ...]:
@@ -77,7 +90,7 @@ def learning_rate_multipliers(optimizer: OptimizerConfig, tuning: TuningMethod) 
     return optimizer.learning_rate_multipliers + tuning.learning_rate_multipliers
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def make_train_step(
     config: ModelConfig,
     tuning: TuningMethod,
@@ -145,7 +158,7 @@ def _accumulate(
     return jax.lax.scan(add, zeros, microbatches)[0]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def make_evaluation_step(
     config: ModelConfig, tuning: TuningMethod, axes: AxisRules = DEFAULT_RULES
 ) -> Callable[[Tree, Tree, Batch], tuple[Array, Array]]:

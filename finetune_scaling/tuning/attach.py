@@ -26,9 +26,9 @@ def attach(
 ) -> tuple[Tree, Tree]:
     """Return trainable (float32) and frozen parameters (see cast_frozen) of a method on `base`, or on a new model.
 
-    Parameters that the base lacks (adapters, prompts) are initialized, sharded by `sharding`; the base's own leaves are
-    not copied. tokens: token ids for methods that start from embeddings, see TuningMethod.initial_text
-    and frequent_tokens.
+    Parameters that the base lacks (adapters, prompts) are initialized, sharded by `sharding`; leaves of the base that
+    have their dtype are not copied. tokens: token ids for methods that start from embeddings, see
+    TuningMethod.initial_text and frequent_tokens.
     """
     model_rng, new_rng = jax.random.split(rng)
     model = LanguageModel(config, tuning.adapter)
@@ -44,18 +44,28 @@ def attach(
     return trainable, cast_frozen(frozen, config.compute_dtype)
 
 
+def parameter_shapes(config: ModelConfig, tuning: TuningMethod) -> tuple[Tree, Tree]:
+    """Return trainable and frozen parameters as `attach` does, as ShapeDtypeStructs."""
+    tokens = tuple(range(min(5000, config.vocab_size)))  # the shapes do not depend on the ids
+    rng = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(lambda key: attach(config, tuning, key, None, tokens), rng)
+
+
 def cast_frozen(params: Tree, dtype: Any) -> Tree:
-    """Return parameters as frozen ones are stored: matrices in the compute dtype, norm scales and biases in float32.
+    """Return parameters in the dtypes of frozen ones, see `frozen_dtype`; those that have theirs are not copied."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(leaf, frozen_dtype(path_name(path), leaf.ndim, dtype)), params
+    )
+
+
+def frozen_dtype(name: str, dimensions: int, compute_dtype: Any) -> Any:
+    """Return the dtype of a frozen parameter: the compute dtype for matrices, float32 for norm scales and biases.
 
     Layers compute with float32 vectors and round matrices to the compute dtype, so that one base has one loss whether
-    its parameters train or not. Leaves that already have their dtype are not copied.
+    its parameters train or not.
     """
-
-    def stored(path: tuple, leaf: jax.Array) -> jax.Array:
-        layer_axes = path_name(path).startswith("layers/")  # stacked layers have a first axis more
-        return jnp.asarray(leaf, dtype if leaf.ndim - layer_axes >= 2 else jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(stored, params)
+    layer_axes = name.startswith("layers/")  # stacked layers have a first axis more
+    return compute_dtype if dimensions - layer_axes >= 2 else jnp.float32
 
 
 def _init_missing(model: LanguageModel, rng: jax.Array, base: Params, sharding: ModelSharding | None) -> Params:
@@ -64,7 +74,7 @@ def _init_missing(model: LanguageModel, rng: jax.Array, base: Params, sharding: 
     return _make_init(model, present, sharding)(rng)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _make_init(
     model: LanguageModel, present: frozenset[str], sharding: ModelSharding | None
 ) -> Callable[[jax.Array], Params]:
@@ -81,7 +91,7 @@ def _make_init(
     return jax.jit(init, out_shardings=sharding.parameters(jax.eval_shape(init, jax.random.key(0))))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _make_new(
     new_params: Callable[..., Params], config: ModelConfig, sharding: ModelSharding | None
 ) -> Callable[[jax.Array, Params, np.ndarray], Params]:

@@ -58,7 +58,7 @@ def study(tiny_runs, tmp_path_factory) -> Path:
 def copied(study, tmp_path) -> Callable[..., list[str]]:
     """copied("lora", "prompt") returns the directories of these runs in a copy of the study."""
     shutil.copytree(study, tmp_path / "study")
-    model_loading._read_base.cache_clear()
+    model_loading._kept_base.cache_clear()
 
     def directories(*names: str) -> list[str]:
         return [str(next((tmp_path / "study" / "runs").glob(f"*/*/{name}"))) for name in names]

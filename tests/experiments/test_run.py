@@ -1,5 +1,6 @@
 """Runs end to end: a resumed run equals an uninterrupted one to the bit, whatever interrupted it."""
 
+import gc
 import json
 import os
 import random
@@ -17,13 +18,18 @@ from finetune_scaling import errors
 from finetune_scaling.experiments import loop
 from finetune_scaling.experiments import run as run_module
 from finetune_scaling.experiments.run import run
-from finetune_scaling.runs.checkpoints import checkpoint_steps, read_checkpoint
+from finetune_scaling.planning.layout import Layout, resident_bytes
+from finetune_scaling.planning.workload import planned_model, read_workload
+from finetune_scaling.runs import model_loading
+from finetune_scaling.runs.checkpoints import Checkpoints, checkpoint_steps, read_checkpoint
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.metrics import MEASURED
 from finetune_scaling.runs.model_loading import find_run, load_base, load_run_checkpoint
+from finetune_scaling.runs.run_config import read_run_config
 from finetune_scaling.runs.run_directory import RunDirectory
 from finetune_scaling.training import optimizers
 from finetune_scaling.training.compilations import compiled_programs
+from finetune_scaling.training.step import State
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -97,6 +103,62 @@ def test_a_killed_run_equals_an_uninterrupted_one(method, tiny_runs, uninterrupt
     assert any(checkpoint_steps(tmp_path)), "the last run starts from a checkpoint"
     run(tiny_runs.config(method), tmp_path)
     assert outcome(tmp_path) == expected
+
+
+@pytest.fixture
+def live_bytes(monkeypatch) -> dict[str, list[int]]:
+    """Bytes of all arrays on devices that runs made, without batches, at each call of these functions."""
+    model_loading._kept_base.cache_clear()
+    gc.collect()
+    earlier = jax.live_arrays()
+    ids = {id(array) for array in earlier}
+    found: dict[str, list[int]] = {}
+
+    def measure(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def measured(*args: Any, **options: Any) -> Any:
+            gc.collect()
+            arrays = [a for a in jax.live_arrays() if id(a) not in ids and a.shape != (8, 32)]
+            found.setdefault(name, []).append(sum(array.nbytes for array in arrays))
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, measured)
+
+    def save_copy(self: Checkpoints, step: int, state: State, metadata: dict[str, Any]) -> None:
+        save(self, step, jax.tree.map(np.array, state), metadata)  # on CPUs, writers keep the arrays themselves
+
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", save_copy)
+    measure(loop.TrainingLoop, "run")  # the start
+    measure(loop.TrainingLoop, "_report_if_due")  # after each step
+    measure(loop.TrainingProgress, "add_evaluation")
+    measure(run_module, "score_split")
+    yield found
+    del earlier  # until here no other array could have one of these ids
+
+
+@pytest.mark.parametrize(
+    ("method", "compute_dtype"),
+    [*((method, "float32") for method in METHODS), ("full", "bfloat16"), ("lora", "bfloat16")],
+)
+def test_arrays_on_devices_are_those_of_the_plan_once_each(method, compute_dtype, tiny_runs, tmp_path, live_bytes):
+    """At the start, after steps and evaluations, in scoring, and at the start and in scoring of a resumed run."""
+    changes = {"limits": {"max_steps": 2}, "evaluation": {"every_steps": 2}}
+    config = tiny_runs.config(method, model={"compute_dtype": compute_dtype}, **changes)
+    run_config = read_run_config(config)
+    plan = resident_bytes(read_workload(run_config, planned_model(run_config)), Layout(1, 1, 1))
+    parameters = plan.trainable + plan.frozen
+    run(config, tmp_path)
+    (tmp_path / "result.json").unlink()
+    model_loading._kept_base.cache_clear()
+    run(config, tmp_path)
+    assert {name: len(found) for name, found in live_bytes.items()} == {
+        "run": 2, "_report_if_due": 2, "add_evaluation": 1, "score_split": 2
+    }  # fmt: skip
+    for found in (live_bytes[name] for name in ("run", "_report_if_due", "add_evaluation")):
+        assert found == pytest.approx([parameters + plan.optimizer] * len(found), rel=0.02)
+    assert live_bytes["score_split"] == pytest.approx([parameters] * 2, rel=0.02)
 
 
 def test_sigterm_saves_the_current_step_and_the_resumed_run_is_equal(tiny_runs, uninterrupted, at_step, tmp_path):

@@ -25,6 +25,7 @@ from finetune_scaling.errors import EXIT_USAGE, CheckpointError, WorkdirError
 from finetune_scaling.experiments.run import run as run_to_end
 from finetune_scaling.runs import checkpoints as checkpoints_module
 from finetune_scaling.runs.checkpoints import (
+    COMPUTE_DTYPES,
     Checkpoints,
     checkpoint_steps,
     read_checkpoint,
@@ -34,6 +35,7 @@ from finetune_scaling.runs.checkpoints import (
 from finetune_scaling.runs.digest import digest
 from finetune_scaling.runs.training_progress import TrainingProgress, progress_from_metadata
 from finetune_scaling.training.step import State
+from finetune_scaling.tuning.attach import cast_frozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, about damaged files
 
@@ -77,9 +79,44 @@ def test_restored_equals_saved(run):
         assert restored.step == step
         assert equal(restored.state, state(step))
         assert len(restored.metadata.pop("arrays_digest")) == 64
+        assert set(restored.metadata.pop("trainable_digests")) == {"stored"}
         assert restored.metadata == {"best_step": 1, "text": "ü", "step": step}
     assert list(checkpoint_steps(run)) == [3, 2, 1]
     checkpoints.close()
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute_dtype", COMPUTE_DTYPES)
+@pytest.mark.parametrize("recorded", [True, False], ids=["cast when read", "by an older version"])
+def test_parameters_are_read_in_the_dtypes_of_frozen_ones(stored, compute_dtype, recorded, tmp_path):
+    """Verified by the digest of the cast parameters alone, or of all arrays where an older version wrote them."""
+    rng = np.random.default_rng(0)
+    shapes = {"layers": {"kernel": (2, 5, 3), "scale": (2, 5)}, "embedding": (300, 300), "scale": (4,)}
+    is_shape = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    params = jax.tree.map(lambda shape: jnp.asarray(rng.normal(size=shape), stored), shapes, is_leaf=is_shape)
+    checkpoints = Checkpoints(tmp_path, base_dtypes=COMPUTE_DTYPES)
+    checkpoints.save(1, State(params, {"m": jnp.ones(3)}), {})
+    checkpoints.close()
+    path = tmp_path / "checkpoints" / "1"
+    with changed_metadata(path) as metadata:
+        del metadata["arrays_digest" if recorded else "trainable_digests"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tree, _ = read_trainable(path, lambda leaves: dict.fromkeys(leaves, sharding), compute_dtype)
+    assert digest(tree) == digest(cast_frozen(params, compute_dtype))
+    assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(tree))
+    with changed_metadata(path) as metadata:
+        metadata["arrays_digest"] = "0" * 64
+        metadata["trainable_digests"] = dict.fromkeys(metadata.get("trainable_digests", ()), "0" * 64)
+    with pytest.raises(CheckpointError, match="damaged: its arrays do not have the recorded digest"):
+        read_trainable(path, None, compute_dtype)
+
+
+@contextmanager
+def changed_metadata(checkpoint: Path) -> Iterator[dict]:
+    file = checkpoint / "facts" / "metadata"
+    metadata = json.loads(file.read_text())
+    yield metadata
+    file.write_text(json.dumps(metadata))
 
 
 def test_metadata_is_strict_json_before_the_first_evaluation(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,7 +14,9 @@ from finetune_scaling.runs import model_loading
 from finetune_scaling.runs.checkpoints import read_metadata
 from finetune_scaling.runs.model_loading import initial_tokens, initialize_model, load_base, with_base_tokenizer
 from finetune_scaling.runs.run_config import read_run_config
-from finetune_scaling.tuning.method import configure
+from finetune_scaling.trees import flatten
+from finetune_scaling.tuning.full import FullOptions
+from finetune_scaling.tuning.method import Defaults, MethodSpec, TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
 
@@ -67,6 +70,24 @@ def test_a_run_does_not_take_the_attention_of_its_base(changes, expected, tiny_r
     tokenizer = load_tokenizer(str(tiny_runs.tokenizer))
     assert model_loading.configured_model(run_config, tokenizer).attention == expected
     assert workload.planned_model(run_config).attention == expected
+
+
+def test_training_never_donates_parameters_of_the_base_that_stays_in_memory(tiny_runs, monkeypatch):
+    """Neither under a method that trains a part of the base nor under full tuning."""
+    tuning = TuningMethod("final_norm", trainable="final_norm/scale")
+    spec = MethodSpec("final_norm", FullOptions, lambda _: tuning, Defaults(learning_rate=0.1, batch_size=8))
+    monkeypatch.setitem(METHODS, "final_norm", spec)
+    config = tiny_runs.config("lora")
+    for method in ("final_norm", "full"):
+        model = initialize_model(read_run_config({**config, "method": {"name": method}}))
+        for leaf in jax.tree.leaves(model.trainable):
+            leaf.delete()
+    base = load_base(tiny_runs.base)
+    for method in ("final_norm", "lora"):
+        model = initialize_model(read_run_config({**config, "method": {"name": method}}))
+        found = flatten(model.frozen) | flatten(model.trainable)
+        for name, leaf in flatten(base.params).items():
+            np.testing.assert_array_equal(found[name], leaf, err_msg=name)
 
 
 def test_the_default_tokenizer_is_that_of_the_base(tiny_runs, tmp_path):

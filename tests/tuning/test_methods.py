@@ -175,7 +175,7 @@ def test_training_changes_only_the_trainable_parameters(tiny_config, tuned, bloc
     optimizer = OptimizerConfig(name="adamw")
     step = make_train_step(tiny_config, method, optimizer)
     batch = batch_of(2)
-    state, losses = init_state(trainable, optimizer), []
+    state, losses = init_state(jax.tree.map(jnp.copy, trainable), optimizer), []
     for _ in range(8):
         state, metrics = step(state, frozen, batch, jnp.float32(0.01))
         losses.append(float(metrics.loss_sum))
@@ -203,7 +203,11 @@ def test_dropout_depends_on_seed_and_step_and_is_off_in_evaluation(tiny_config, 
     def loss(tuning, accumulation, *seed):
         step = make_train_step(tiny_config, tuning, optimizer, accumulation)
         seeds = [np.array(seed, np.uint32)] if seed else []
-        return float(step(init_state(trainable, optimizer), frozen, batch, jnp.float32(0.1), *seeds)[1].loss_sum)
+        return float(
+            step(init_state(jax.tree.map(jnp.copy, trainable), optimizer), frozen, batch, jnp.float32(0.1), *seeds)[
+                1
+            ].loss_sum
+        )
 
     assert loss(method, 1, 3, 5) == loss(method, 1, 3, 5)
     assert len({loss(method, 1, 3, 5), loss(method, 1, 3, 6), loss(method, 1, 4, 5), loss(method, 2, 3, 5)}) == 4
@@ -219,7 +223,7 @@ def test_learning_rate_multipliers_scale_the_updates_of_matching_parameters(tiny
         tuning = configure(METHODS, {"name": "lora", "rank": 3, **options})
         config = OptimizerConfig(name="adamw", learning_rate_multipliers=optimizer)
         step = make_train_step(tiny_config, tuning, config)
-        state, _ = step(init_state(trainable, config), frozen, batch, jnp.float32(0.01))
+        state, _ = step(init_state(jax.tree.map(jnp.copy, trainable), config), frozen, batch, jnp.float32(0.01))
         change = jax.tree.map(lambda after, before: np.asarray(after - before), state.trainable, trainable)
         return flatten(change)
 
