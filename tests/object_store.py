@@ -7,6 +7,7 @@ them. A database of arrays is written by reading its root and replacing it if no
 """
 
 import sys
+import threading
 from http import HTTPStatus
 from typing import Any
 
@@ -14,11 +15,14 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
 BUCKET = "bucket"
+_ONE_AT_A_TIME = threading.Lock()  # between reading a generation and acting on it
 
 
 def generation(request: Any, storage: Any) -> str:
     """The present generation of the object that a request is about; 0 where there is none."""
     name = request.params.get("object_id") or request.query.get("name", [""])[0]
+    if request.query.get("uploadType") == ["multipart"]:
+        name = request.data["meta"]["name"]
     try:
         return str(storage.get_file_obj(request.params["bucket_name"], name)["generation"])
     except NotFound:
@@ -29,6 +33,10 @@ def conditional(handler: Any, failed: HTTPStatus) -> Any:
     """`handler`, but only where the request's condition on the object's generation holds."""
 
     def handle(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> Any:
+        with _ONE_AT_A_TIME:
+            check_and_handle(request, response, storage, *args, **kwargs)
+
+    def check_and_handle(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> Any:
         now = generation(request, storage)
         if now not in request.query.get("ifGenerationMatch", [now]):
             response.status = HTTPStatus.PRECONDITION_FAILED

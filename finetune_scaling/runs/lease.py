@@ -1,9 +1,10 @@
 """A lease on a directory of an object store, which has no locks: an object that its holder renews.
 
-A process that finds a lease watches it: while it is renewed, its holder is alive, so clocks need not agree. A lease
-expires after EXPIRY_SECONDS without renewal, or immediately if its holder was killed on the same machine. If two
-processes acquire a free lease at the same time, the last writer has it, which the other reads after SETTLE_SECONDS. A
-holder whose lease was taken over because it could not renew it exits immediately, so that two processes never write.
+A free lease is created atomically: of several processes one has it. A process that finds a lease watches it: while it
+is renewed, its holder is alive, so clocks need not agree. A lease expires after EXPIRY_SECONDS without renewal, or
+immediately if its holder was killed on the same machine. If two processes take over an expired lease at the same time,
+the last writer has it, which the other reads after SETTLE_SECONDS. A holder whose lease was taken over because it could
+not renew it exits immediately, so that two processes never write.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from etils import epath
 
 from finetune_scaling.errors import EXIT_FAILED, InUseError
@@ -67,14 +69,32 @@ def hold_lease(path: epath.Path, *, wait: bool = False) -> Iterator[None]:
 
 def _acquire(path: epath.Path, own: Lease) -> bool:
     """Acquire the lease if it is free, expired, or its holder has exited; return whether this process holds it."""
+    if _create(path, own):
+        return True
     found = _read(path)
     if found is not None and not _is_dead(found):
         log.info("%s: held by %s; waiting to see whether it is renewed", path, _holder(found))
         if _is_renewed(path, found):
             return False
+        if _create(path, own):  # it was released
+            return True
     call_with_timeout(path, lambda: path.write_text(json.dumps(own)))
     time.sleep(SETTLE_SECONDS)
     return (_read(path) or {}).get("holder") == own["holder"]
+
+
+def _create(path: epath.Path, own: Lease) -> bool:
+    """Create the lease in one request that fails if it exists; return whether it was created."""
+    store, name = fsspec.core.url_to_fs(str(path))
+
+    def create() -> bool:
+        try:
+            store.pipe_file(name, json.dumps(own).encode(), mode="create")
+        except FileExistsError:  # or created by a first attempt whose answer was lost
+            return (_read(path) or {}).get("holder") == own["holder"]
+        return True
+
+    return call_with_timeout(path, create)
 
 
 def _is_renewed(path: epath.Path, found: Lease) -> bool:

@@ -282,6 +282,29 @@ def test_one_process_at_a_time_across_machines(bucket, monkeypatch):
     assert not (location(url) / ".lock").exists()
 
 
+@pytest.mark.usefixtures("hasty")
+def test_of_many_that_find_a_free_directory_one_has_it(bucket):
+    url, count = f"{bucket}/contested", 8
+    together, outcomes = threading.Barrier(count), []
+
+    def attempt() -> None:
+        together.wait()
+        try:
+            with lock_directory(url):
+                outcomes.append("held")
+                together.wait()  # until all others were refused
+        except InUseError:
+            outcomes.append("refused")
+            together.wait()
+
+    threads = [threading.Thread(target=attempt) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(outcomes) == ["held"] + ["refused"] * (count - 1)
+
+
 def test_a_machine_without_an_identifier_equals_no_other(monkeypatch):
     def fails(_: str) -> str:
         raise FileNotFoundError
