@@ -140,7 +140,7 @@ def test_runs_of_one_base_share_its_parameters_scores_and_programs(copied, monke
     lora, still = copied("lora", "still")
     scored([lora], FEW)
     base = Path(lora).parents[3] / "bases/grammar/30k" / "checkpoints/20"
-    assert read == [base, Path(lora) / "checkpoints" / read[1].name]  # base and run, each once
+    assert read == [Path(lora) / "checkpoints" / read[0].name, base]  # run and base, each once
     before = compiled_programs()
     loaded = []
     monkeypatch.setattr(evaluated_model, "load_untuned", lambda *_: loaded.append(1))
