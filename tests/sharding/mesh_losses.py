@@ -1,8 +1,9 @@
-"""Train each method for 50 steps on meshes of 8 devices; print {method: {mesh: losses}} as JSON.
+"""Train each method for 20 steps on meshes of 8 devices; print {method: {mesh: losses}} as JSON.
 
 Run in a separate process, since the number of devices is fixed when JAX starts.
 """
 
+import functools
 import json
 import sys
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from finetune_scaling.models.ladder import model_config
+from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.model_sharding import ModelSharding
 from finetune_scaling.sharding.axes import AxisRules
 from finetune_scaling.sharding.batches import shard_batch
@@ -20,7 +22,7 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
 from finetune_scaling.tuning.registry import METHODS
 
-STEPS, BATCH, LENGTH, VOCABULARY = 50, 16, 12, 64
+STEPS, BATCH, LENGTH, VOCABULARY = 20, 16, 12, 64
 MODEL = model_config(
     {
         "layers": 2,
@@ -43,8 +45,13 @@ RUNS = {  # options and learning rate; methods without an entry have DEFAULT_RUN
     "bottleneck": ({"width": 4}, 0.01),
 }
 DEFAULT_RUN: tuple[dict, float] = ({}, 0.01)
-MESHES = [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2), (2, 2)]  # fsdp, tensor; data is the rest
-EVERY_MESH = ("full", "prompt", "lora")  # the others run on one mesh, since each costs a compilation
+# Meshes of each method as fsdp, tensor; data is the rest. Few, since each costs a compilation: the shardings of all
+# parameters are those of full tuning.
+MESHES = {
+    "full": [(1, 1), (8, 1), (1, 8), (2, 4), (4, 2), (2, 2)],
+    "lora": [(8, 1), (1, 8), (2, 2)],
+}
+LONG_INPUTS = ("full", "lora", "prompt")  # a prompt makes the sharded sequence longer
 ALONG_LENGTH = AxisRules(length=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
 
 
@@ -61,16 +68,23 @@ def batch(step: int) -> dict[str, np.ndarray]:
     }
 
 
+@functools.cache
+def pretrained() -> Params:
+    """Return the base of the methods other than full tuning, whose own parameters are initialized on every mesh."""
+    return jax.device_get(jax.jit(LanguageModel(MODEL).init)(jax.random.key(0)))
+
+
 def losses(
     method: str, sharding: ShardingConfig, devices: list[jax.Device], accumulation: int = 2, steps: int = STEPS
 ) -> list[float]:
     mesh = make_mesh(sharding, devices)
     model_sharding = ModelSharding(MODEL, mesh, sharding.axes)
     options, rate = RUNS.get(method, DEFAULT_RUN)
-    # Parameter scaling would make updates of zero-initialized parameters too small to see in 50 steps.
+    # Parameter scaling would make updates of zero-initialized parameters too small to see in so few steps.
     optimizer = OptimizerConfig(parameter_scale=METHODS[method].short_runs.parameter_scale)
     tuning = configure(METHODS, {"name": method, **options})
-    trainable, frozen = attach(MODEL, tuning, jax.random.key(0), None, range(8, VOCABULARY), model_sharding)
+    base = None if method == "full" else jax.device_put(pretrained(), model_sharding.parameters(pretrained()))
+    trainable, frozen = attach(MODEL, tuning, jax.random.key(0), base, range(8, VOCABULARY), model_sharding)
     state = init_state(trainable, optimizer, model_sharding)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(MODEL, tuning, optimizer, accumulation, sharding.axes)
@@ -93,10 +107,10 @@ def main() -> None:
     found = {}
     for method in sys.argv[1:] or METHODS:
         found[method] = {"one device": losses(method, ShardingConfig(), jax.devices()[:1])}
-        for fsdp, tensor in MESHES if method in EVERY_MESH else MESHES[-1:]:
+        for fsdp, tensor in MESHES.get(method, [(2, 2)]):
             name = f"{8 // (fsdp * tensor)}x{fsdp}x{tensor}"
             found[method][name] = losses(method, ShardingConfig(fsdp, tensor), jax.devices())
-        if method in EVERY_MESH:
+        if method in LONG_INPUTS:
             found[method]["long inputs"] = losses(method, ShardingConfig(2, 4, ALONG_LENGTH), jax.devices())
     json.dump(found, sys.stdout)
 

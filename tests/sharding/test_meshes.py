@@ -1,4 +1,4 @@
-"""Losses are equal on one device and on eight: the main methods in every mesh shape, the others in one."""
+"""Losses are equal on one device and on eight: full tuning in every mesh shape, the others in some."""
 
 import json
 import os
@@ -27,9 +27,9 @@ def losses(shared_cache) -> dict[str, dict[str, list[float]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_fifty_steps_are_the_same_on_all_meshes(losses, method):
+def test_losses_are_the_same_on_all_meshes(losses, method):
     one = np.array(losses[method].pop("one device"))
-    assert len(one) == 50
+    assert len(one) == 20
     assert one[-4:].mean() < 0.99 * one[:4].mean()  # the model learns, so that equality is meaningful
     for mesh, found in losses[method].items():
         np.testing.assert_allclose(found, one, rtol=1e-4, err_msg=mesh)
