@@ -1,6 +1,7 @@
 """A command in several processes gives the results of one process, and all of them end if one fails."""
 
 import json
+import re
 import runpy
 import signal
 import time
@@ -11,11 +12,11 @@ import pandas as pd
 import pytest
 
 from finetune_scaling.configuration import plain
-from finetune_scaling.errors import EXIT_PREEMPTED
+from finetune_scaling.errors import EXIT_PREEMPTED, ConfigError
 from finetune_scaling.experiments.run import run as train
 from finetune_scaling.runs.checkpoint_errors import DamagedCheckpointError
 from finetune_scaling.runs.run_directory import RunDirectory
-from finetune_scaling.sharding.processes import _outcome
+from finetune_scaling.sharding.processes import _outcome, distributed_program
 from finetune_scaling.studies.execute import execute
 from finetune_scaling.studies.grid import read_study
 from finetune_scaling.studies.tables import write_points
@@ -188,10 +189,18 @@ def test_different_configs_are_an_error_on_every_process(tiny_runs, together, tm
         ({"FINETUNE_SCALING_START_TIMEOUT": "0"}, "FINETUNE_SCALING_START_TIMEOUT = '0'"),
     ],
 )
-def test_a_wrong_environment_is_one_line(tiny_runs, together, tmp_path, environment, expected):
-    (end,) = together.wait(together.start([command(tiny_runs, "full", tmp_path)], environment=environment))
+def test_a_wrong_environment_is_an_error_before_processes_wait(monkeypatch, environment, expected):
+    complete = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:9", "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}
+    for name, value in {**complete, **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=re.escape(expected)), distributed_program({}):
+        pass
+
+
+def test_a_wrong_environment_is_one_line(tiny_runs, together, tmp_path):
+    (end,) = together.wait(together.start([command(tiny_runs, "full", tmp_path)], environment={"JAX_PROCESS_ID": "2"}))
     assert (end.code, end.errors.count("\n")) == (2, 1), end.errors
-    assert expected in end.errors
+    assert "JAX_PROCESS_ID = 2 must be a number from 0 to 0" in end.errors
 
 
 def test_an_error_on_all_processes_is_reported_by_each(tiny_runs, together, tmp_path):
