@@ -13,6 +13,9 @@ from absl.testing import flagsaver
 from finetune_scaling import command
 
 module = importlib.import_module(sys.argv[1])
+if hasattr(module, "define_flags"):  # commands whose functions are imported elsewhere
+    module.define_flags()
+subcommands = getattr(module, "_COMMANDS", ())
 calls = json.load(sys.stdin)
 saved = flagsaver.save_flag_values(flags.FLAGS)
 results = []
@@ -21,7 +24,7 @@ for arguments in calls:
     sys.argv = [module.__file__, *arguments]
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
-            command.run(module.main)
+            command.run(module.main, subcommands=subcommands)
         except SystemExit as error:
             code = error.code or 0
     results.append((code, output.getvalue(), errors.getvalue()))

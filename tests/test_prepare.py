@@ -2,15 +2,16 @@
 
 import json
 import random
+import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from finetune_scaling.data.tokenizers.loading import load_tokenizer
 
+run_in_one_process = runpy.run_path(str(Path(__file__).with_name("command_process.py")))["run_in_one_process"]
 CONFIG = """
 import ml_collections
 
@@ -78,8 +79,7 @@ def test_user_errors_are_one_line_each(config):
         ("corpus", "--tusk=x"): "tusk",
         ("shards", "--out=x", at_config, "--min_tokens=-1"): "min_tokens",
     }
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda arguments: _prepare(*arguments), mistakes))
+    results = run_in_one_process("finetune_scaling.prepare", list(mistakes))
     for (arguments, expected), (code, printed, errors) in zip(mistakes.items(), results, strict=True):
         assert (code, printed, errors.count("\n")) == (2, "", 1), (arguments, errors)
         assert errors.startswith("error: ")

@@ -1,6 +1,7 @@
 """The recommend command on the points of the Debian study: JSON and usage errors."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 POINTS = Path(__file__).parents[1] / "docs" / "debian_points.csv"
+run_in_one_process = runpy.run_path(str(Path(__file__).with_name("command_process.py")))["run_in_one_process"]
 
 
 def recommend(*flags: str) -> subprocess.CompletedProcess:
@@ -29,17 +31,15 @@ def test_json_alone_is_on_stdout_and_in_the_file(tmp_path: Path) -> None:
     assert "multiplicative, summarization, " in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ((), "--finetune-examples is missing"),
-        (("--finetune-examples=40k",), "--finetune-examples=40k is not a number"),
-        (("--finetune-examples=5e3", "--task=trans"), "did you mean 'translation'"),
-    ],
-)
-def test_usage_errors_are_one_line_and_code_2(flags: tuple[str, ...], message: str) -> None:
-    done = recommend(*flags)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not done.stdout
+def test_usage_errors_are_one_line_and_code_2() -> None:
+    mistakes = {
+        (): "--finetune-examples is missing",
+        ("--finetune-examples=40k",): "--finetune-examples=40k is not a number",
+        ("--finetune-examples=5e3", "--task=trans"): "did you mean 'translation'",
+    }
+    calls = [(f"--points={POINTS}", *flags) for flags in mistakes]
+    for message, done in zip(mistakes.values(), run_in_one_process("finetune_scaling.recommend", calls), strict=True):
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert not done.stdout
