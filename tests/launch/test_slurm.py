@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+WITHOUT_REPORT = ROOT / "tests" / "study_without_report.py"
 SHARES = 4
 RUNS = 12
 # One size without pretraining tokens; 200 steps are long enough to be interrupted.
@@ -22,9 +23,9 @@ STUDY = [
 
 @pytest.fixture(scope="module")
 def uninterrupted(shared_cache, tmp_path_factory) -> bytes:
-    """Return points.csv of the same study, run by one process without SLURM."""
+    """Return points.csv of the same study, run by one process without SLURM and without a report."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    command = [sys.executable, "-m", "finetune_scaling.study", *STUDY, f"--workdir={workdir}"]
+    command = [sys.executable, WITHOUT_REPORT, *STUDY, f"--workdir={workdir}"]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300)
     return (workdir / "points.csv").read_bytes()
 
