@@ -1,209 +1,149 @@
-"""Chunked cross-entropy over a large vocabulary: no [B, L, V] array above 64 MiB ever exists.
+"""Cross-entropy over a large vocabulary, in chunks: no array of logits above 64 MiB ever exists on a device.
 
-The head's table is sharded over the mesh like every parameter: by columns over the devices that share a batch (ZeRO-3),
-by rows over those that share a vocabulary. Each chunk of it is all-gathered when it is used, forward and backward, and
-its gradient is reduce-scattered at once: neither the unsharded table nor its gradient exists on one device. The
-backward pass recomputes logits from the log-sum-exps of the forward pass.
+Training needs the weighted sum of the losses, whose cotangent is a scalar. So the gradients are formed in the forward
+pass, while a chunk's logits exist, and the backward pass only scales them (as in the Liger kernels; Hsu et al., 2024).
+
+The loop is over chunks of tokens. If all logits of a chunk fit, both gradients follow from its softmax. Otherwise that
+of the hidden states does, and a trained table, whose gradient sums over all tokens, has a second loop over chunks of
+the vocabulary, which recomputes logits.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from finetune_scaling.models.optimization_barriers import delay_read
-from finetune_scaling.models.soft_cap import soft_cap, soft_cap_slope
-from finetune_scaling.sharding.axes import AxisRules, partition_spec
+from finetune_scaling.sharding.axes import AxisRules
+from finetune_scaling.training.chunk_softmax import logit_gradient, running_softmax, softmax
+from finetune_scaling.training.head_shard import HeadShard, product
+from finetune_scaling.training.table_sharding import TableSharding
 
 Array = jax.Array
-
-_MAX_LOGITS = 2**24  # float32 logits per device: 64 MiB
-_ROWS = 128  # a chunk of the vocabulary is a multiple of this, the width of a TPU's matrix unit
-_PADDING = -1e30  # logit of the rows that pad the last chunk
 
 
 def cross_entropy(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None = None) -> Array:
     """Return the negative log-likelihood of targets [B, L] in nats, float32 [B, L], under softmax(hidden @ table.T).
 
-    hidden [B, L, D]; table [V, D], whose gradient is computed only if needed. Both are sharded by `axes` over the mesh
-    in context. cap: soft cap of the logits.
+    hidden [B, L, D]; table [V, D]. Both are sharded by `axes` over the mesh in context. cap: soft cap of the logits.
+    It is for evaluation: its gradient would save all logits. Training differentiates `cross_entropy_sum`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    small = targets.size * table.shape[0] <= _MAX_LOGITS
-    if small and (mesh.empty or mesh.size == 1):
-        logits = jnp.einsum("bld,vd->blv", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        logits = soft_cap(logits, cap)
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
-    return _chunked(hidden, table, targets, axes, cap)
+    sharding = TableSharding(axes, hidden.shape, table.shape)
+    return sharding.shard(functools.partial(_frozen, sharding, cap), "htr", "r")(hidden, table, targets)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _chunked(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None) -> Array:
-    losses, _ = _forward(hidden, table, targets, axes, cap)
-    return losses
+def cross_entropy_sum(
+    hidden: Array, table: Array, targets: Array, weights: Array, axes: AxisRules, cap: float | None = None
+) -> Array:
+    """Return the sum of `cross_entropy` times weights [B, L], a float32 scalar.
+
+    The gradient of the table is computed only if it is differentiated.
+    """
+    return _weighted_sum(hidden, table, targets, weights, axes, cap)
 
 
-def _forward_rule(hidden, table, targets, axes, cap):  # symbolic_zeros: primals say whether they are differentiated
-    losses, normalizers = _forward(hidden.value, table.value, targets.value, axes, cap)
-    needs_gradient = () if table.perturbed else None  # a structure instead of a value: static in the backward pass
-    return losses, (hidden.value, table.value, targets.value, normalizers, needs_gradient)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _weighted_sum(
+    hidden: Array, table: Array, targets: Array, weights: Array, axes: AxisRules, cap: float | None
+) -> Array:
+    return (cross_entropy(hidden, table, targets, axes, cap) * weights).sum()
+
+
+def _forward_rule(hidden, table, targets, weights, axes, cap):  # symbolic_zeros: primals say what is differentiated
+    inputs = (hidden.value, table.value, targets.value, weights.value)
+    sharding = TableSharding(axes, hidden.value.shape, table.value.shape)
+    function, outputs = (_trained, "rht") if table.perturbed else (_frozen, "rh")
+    losses, *gradients = sharding.shard(functools.partial(function, sharding, cap), "htrr", outputs)(*inputs)
+    return (losses * weights.value).sum(), (losses, gradients)
 
 
 def _backward_rule(axes, cap, residuals, cotangent):
-    hidden, table, targets, normalizers, needs_gradient = residuals
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros_like(hidden), jnp.zeros_like(table), None
-    sharding = _TableSharding(axes, hidden.shape, table.shape, cap)
-    if needs_gradient is None:
-        run = sharding.shard(functools.partial(_hidden_gradient, sharding), "htrrr", "h")
-        return run(hidden, table, targets, normalizers, cotangent), None, None
-    run = sharding.shard(functools.partial(_gradients, sharding), "htrrr", "ht")
-    return *run(hidden, table, targets, normalizers, cotangent), None
+    losses, (hidden, *table) = residuals
+    scaled = [(gradient * cotangent).astype(gradient.dtype) for gradient in (hidden, *table)]
+    return scaled[0], scaled[1] if table else None, None, losses * cotangent
 
 
-_chunked.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
+_weighted_sum.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
 
 
-def _forward(hidden: Array, table: Array, targets: Array, axes: AxisRules, cap: float | None) -> tuple[Array, Array]:
-    """Return losses and log-sum-exps, [B, L] each."""
-    sharding = _TableSharding(axes, hidden.shape, table.shape, cap)
-    return sharding.shard(functools.partial(_losses, sharding), "htr", "rr")(hidden, table, targets)
+def _frozen(sharding, cap, hidden, table, targets, *weights):
+    """Return losses [b, l] and, given weights, the gradient of their weighted sum with respect to hidden states."""
+    head = HeadShard(sharding, cap, hidden, table)
+    if head.rows < head.size:
+        compute = functools.partial(running_softmax, head)
+    else:
+        compute = functools.partial(softmax, head, head.read(0, head.size))
+    kept = 2 if weights else 1
+    chunk = lambda _, *inputs: (compute(*inputs)[:kept], ())  # noqa: E731
+    outputs = (jnp.zeros(targets.shape, jnp.float32), jnp.zeros_like(hidden))[:kept]
+    return _over_tokens(chunk, head.tokens, (hidden, targets, *weights), outputs)[0]
 
 
-class _TableSharding:
-    """Shardings of hidden states and table, and the collectives over their mesh axes. cap: of the logits."""
-
-    def __init__(self, axes: AxisRules, hidden: tuple[int, ...], table: tuple[int, ...], cap: float | None):
-        self.cap = cap
-        self.mesh = jax.sharding.get_abstract_mesh()
-        unsharded = self.mesh.empty
-        self.rows = PartitionSpec() if unsharded else partition_spec(self.mesh, axes, ("batch", "length"), hidden[:2])
-        self.table = PartitionSpec() if unsharded else partition_spec(self.mesh, axes, ("vocab", "embed"), table)
-        self.vocab, self.columns = (_names(entry) for entry in (*self.table, None, None)[:2])
-        self.tokens = tuple(name for entry in self.rows for name in _names(entry))
-
-    def shard(self, function: Callable, inputs: str, outputs: str) -> Callable:
-        """Return `function` per shard; h: hidden states [B, L, D], t: the table, r: rows [B, L]."""
-        if self.mesh.empty:
-            return function
-        kinds = {"h": self.rows, "t": self.table, "r": self.rows}
-        where = tuple(kinds[kind] for kind in outputs)
-        return jax.shard_map(
-            function,
-            in_specs=tuple(kinds[kind] for kind in inputs),
-            out_specs=where if len(where) > 1 else where[0],
-            check_vma=False,
-        )
-
-    def first_row(self, rows: int) -> Array:
-        """Return the token id of the first of this device's `rows` rows of the table."""
-        return (jax.lax.axis_index(self.vocab) if self.vocab else jnp.int32(0)) * rows
-
-    def all_gather(self, chunk: Array) -> Array:
-        """Return all columns of a chunk of the table."""
-        return jax.lax.all_gather(chunk, self.columns, axis=1, tiled=True) if self.columns else chunk
-
-    def reduce_scatter(self, gradient: Array) -> Array:
-        """Return this device's columns of the gradient of a chunk, summed over all tokens."""
-        if self.columns:
-            gradient = jax.lax.psum_scatter(gradient, self.columns, scatter_dimension=1, tiled=True)
-        others = tuple(name for name in self.tokens if name not in self.columns)
-        return jax.lax.psum(gradient, others) if others else gradient
-
-    def sum_over_vocabulary(self, values: Array) -> Array:
-        """Return values summed over the devices that share the vocabulary."""
-        return jax.lax.psum(values, self.vocab) if self.vocab else values
+def _trained(sharding, cap, hidden, table, targets, weights):
+    """Return losses [b, l] and the gradients of their weighted sum with respect to hidden states and table."""
+    head = HeadShard(sharding, cap, hidden, table)
+    compute = _gradients_in_two_passes if head.rows < head.size else _gradients_in_one_pass
+    return compute(head, hidden, targets, weights)
 
 
-def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+def _gradients_in_two_passes(head: HeadShard, hidden: Array, targets: Array, weights: Array) -> tuple[Array, ...]:
+    inputs, losses = (hidden, targets, weights), jnp.zeros(targets.shape, jnp.float32)
+    chunk = lambda _, *inputs: (running_softmax(head, *inputs), ())  # noqa: E731
+    outputs = (losses, jnp.zeros_like(hidden), losses)
+    (losses, gradient, normalizers), _ = _over_tokens(chunk, head.tokens, inputs, outputs)
+    return losses, gradient, _table_gradient(head, *inputs, normalizers)
 
 
-class _Chunk(NamedTuple):
-    """A chunk of this device's table: rows [R, D of this device], the first row's token id, rows without padding."""
+def _gradients_in_one_pass(head: HeadShard, hidden: Array, targets: Array, weights: Array) -> tuple[Array, ...]:
+    rows = head.read(0, head.size)
 
-    rows: Array
-    first: Array
-    real: Array
+    def chunk(is_new, hidden, targets, weights):
+        losses, gradient, of_logits = softmax(head, rows, hidden, targets, weights)
+        return (losses, gradient), (product("tr,td->rd", of_logits, jnp.where(is_new[:, None], hidden, 0)),)
 
-
-def _chunks(sharding: _TableSharding, hidden: Array, table: Array) -> _Chunk:
-    """Return the table in chunks on a leading axis, the last one padded with zeros."""
-    tokens, size = hidden.shape[0] * hidden.shape[1], table.shape[0]
-    rows = min(size, max(_ROWS, _MAX_LOGITS // tokens // _ROWS * _ROWS))
-    count = -(-size // rows)
-    starts = jnp.arange(count, dtype=jnp.int32) * rows
-    if count * rows > size:  # cast before the copy; otherwise each chunk is cast when it is used
-        table = jnp.pad(table.astype(hidden.dtype), ((0, count * rows - size), (0, 0)))
-    padded = table.reshape(count, rows, -1)
-    return _Chunk(padded, sharding.first_row(size) + starts, jnp.minimum(rows, size - starts))
+    outputs, total = (jnp.zeros(targets.shape, jnp.float32), jnp.zeros_like(hidden)), jnp.zeros(rows.shape, jnp.float32)
+    (losses, gradient), (total,) = _over_tokens(chunk, head.tokens, (hidden, targets, weights), outputs, (total,))
+    return losses, gradient, head.sharding.reduce_scatter(total).astype(head.table.dtype)
 
 
-def _logits(sharding: _TableSharding, hidden: Array, chunk: _Chunk) -> tuple[Array, Array]:
-    """Return float32 logits [B, L, R] of a chunk of the vocabulary, and the chunk's rows [R, D]."""
-    rows = sharding.all_gather(_cast(chunk.rows, hidden.dtype))
-    logits = soft_cap(jnp.einsum("bld,rd->blr", hidden, rows, preferred_element_type=jnp.float32), sharding.cap)
-    return jnp.where(jnp.arange(rows.shape[0]) < chunk.real, logits, _PADDING), rows
+def _over_tokens(function: Callable, size: int, inputs: Sequence[Array], outputs: tuple, sums: tuple = ()) -> Any:
+    """Apply `function` to chunks of `size` tokens; return `outputs`, filled with its results, and `sums`.
+
+    inputs and outputs [b, l, ...]. function(is_new [T], *inputs [T, ...]) returns results for the outputs and terms of
+    the sums. is_new: whether no earlier chunk had the token, since the last chunk ends at the last token.
+    """
+    flatten = lambda arrays: tuple(array.reshape(-1, *array.shape[2:]) for array in arrays)  # noqa: E731
+    flat = flatten(inputs)
+    count = len(flat[0])
+
+    def step(carry, first):
+        outputs, sums = carry
+        start = jnp.minimum(first, count - size)
+        chunk = (jax.lax.dynamic_slice_in_dim(array, start, size) for array in flat)
+        results, terms = function(jnp.arange(size) >= first - start, *chunk)
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return (tuple(map(write, outputs, results)), tuple(map(jnp.add, sums, terms))), None
+
+    (filled, sums), _ = jax.lax.scan(step, (flatten(outputs), sums), jnp.arange(0, count, size))
+    return tuple(array.reshape(output.shape) for array, output in zip(filled, outputs, strict=True)), sums
 
 
-def _cast(rows: Array, dtype: jnp.dtype) -> Array:
-    return rows if rows.dtype == dtype else delay_read(rows).astype(dtype)
+def _table_gradient(head: HeadShard, hidden: Array, targets: Array, weights: Array, normalizers: Array) -> Array:
+    """Return the gradient of the weighted losses with respect to this shard of the table.
 
+    The last chunk ends at the last row and writes the gradients of some rows again.
+    """
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    targets, weights, normalizers = (array.reshape(-1) for array in (targets, weights, normalizers))
+    count = head.rows_per_chunk(len(targets))
 
-def _is_target(targets: Array, chunk: _Chunk) -> Array:
-    """Return whether the target is this row of the chunk, bool [B, L, R]."""
-    rows = jnp.arange(chunk.rows.shape[0], dtype=targets.dtype)
-    return (targets[..., None] - chunk.first == rows) & (rows < chunk.real)
+    def step(gradient, first):
+        start = jnp.minimum(first, head.size - count)
+        logits = head.logits(hidden, head.read(start, count))
+        is_target = head.positions(targets, start)[:, None] == jnp.arange(count)
+        of_logits = logit_gradient(head, logits, is_target, normalizers, weights)
+        of_rows = head.sharding.reduce_scatter(product("tr,td->rd", of_logits, hidden)).astype(gradient.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(gradient, of_rows, start, 0), None
 
-
-def _losses(sharding: _TableSharding, hidden: Array, table: Array, targets: Array) -> tuple[Array, Array]:
-    def add(carry: tuple[Array, Array, Array], chunk: _Chunk) -> tuple[tuple[Array, Array, Array], None]:
-        largest, total, chosen = carry
-        logits, _ = _logits(sharding, hidden, chunk)
-        higher = jnp.maximum(largest, logits.max(-1))
-        total = total * jnp.exp(largest - higher) + jnp.exp(logits - higher[..., None]).sum(-1)
-        return (higher, total, chosen + jnp.where(_is_target(targets, chunk), logits, 0).sum(-1)), None
-
-    zeros = jnp.zeros(targets.shape, jnp.float32)
-    (largest, total, chosen), _ = jax.lax.scan(add, (zeros + _PADDING, zeros, zeros), _chunks(sharding, hidden, table))
-    highest = jax.lax.pmax(largest, sharding.vocab) if sharding.vocab else largest
-    total = sharding.sum_over_vocabulary(total * jnp.exp(largest - highest))
-    normalizers = highest + jnp.log(total)
-    return normalizers - sharding.sum_over_vocabulary(chosen), normalizers
-
-
-def _chunk_gradient(
-    sharding: _TableSharding, hidden: Array, targets: Array, normalizers: Array, cotangent: Array, chunk: _Chunk
-) -> tuple[Array, Array]:
-    """Return the gradient with respect to a chunk's logits, [B, L, R], and the chunk's rows [R, D]."""
-    logits, rows = _logits(sharding, hidden, chunk)
-    probabilities = jnp.exp(logits - normalizers[..., None])
-    gradient = (probabilities - _is_target(targets, chunk)) * cotangent[..., None]
-    if sharding.cap is not None:  # padding has logits beyond the cap
-        gradient = gradient * soft_cap_slope(jnp.maximum(logits, -sharding.cap), sharding.cap)
-    return gradient.astype(hidden.dtype), rows
-
-
-def _hidden_gradient(sharding, hidden, table, targets, normalizers, cotangent):
-    def add(total: Array, chunk: _Chunk) -> tuple[Array, None]:
-        gradient, rows = _chunk_gradient(sharding, hidden, targets, normalizers, cotangent, chunk)
-        return total + jnp.einsum("blr,rd->bld", gradient, rows, preferred_element_type=jnp.float32), None
-
-    total, _ = jax.lax.scan(add, jnp.zeros(hidden.shape, jnp.float32), _chunks(sharding, hidden, table))
-    return sharding.sum_over_vocabulary(total).astype(hidden.dtype)
-
-
-def _gradients(sharding, hidden, table, targets, normalizers, cotangent):
-    def add(total: Array, chunk: _Chunk) -> tuple[Array, Array]:
-        gradient, rows = _chunk_gradient(sharding, hidden, targets, normalizers, cotangent, chunk)
-        row_gradient = jnp.einsum("blr,bld->rd", gradient, hidden, preferred_element_type=jnp.float32)
-        total = total + jnp.einsum("blr,rd->bld", gradient, rows, preferred_element_type=jnp.float32)
-        return total, sharding.reduce_scatter(row_gradient).astype(table.dtype)
-
-    total, gradients = jax.lax.scan(add, jnp.zeros(hidden.shape, jnp.float32), _chunks(sharding, hidden, table))
-    table_gradient = gradients.reshape(-1, table.shape[1])[: table.shape[0]]
-    return sharding.sum_over_vocabulary(total).astype(hidden.dtype), table_gradient
+    return jax.lax.scan(step, jnp.zeros_like(head.table), jnp.arange(0, head.size, count))[0]

@@ -22,7 +22,7 @@ from finetune_scaling.interop.hugging_face_model import load_model
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.language_model import LanguageModel, Params
 from finetune_scaling.models.token_layout import TokenLayout
-from finetune_scaling.training.loss import token_losses
+from finetune_scaling.training.loss import loss_sum_and_count
 from finetune_scaling.trees import path_name
 from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import configure
@@ -121,7 +121,7 @@ def loss_and_logits(config: ModelConfig):
     def compute(params: Params, rows: dict) -> tuple[jax.Array, jax.Array]:
         layout = [rows[name] for name in ("positions", "segments", "prefix")]
         hidden, _ = model.forward(params, model.embed(params, rows["tokens"]), TokenLayout(*layout))
-        return token_losses(model, LORA, params, rows).sum(), model.unembed(params, hidden)
+        return loss_sum_and_count(model, LORA, params, rows)[0], model.unembed(params, hidden)
 
     return compute
 
