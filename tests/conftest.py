@@ -46,8 +46,9 @@ os.environ.setdefault(
 os.environ["FINETUNE_SCALING_DATA_CACHE"] = ""  # tests that store results name a directory of their own
 
 _LONGEST = (
-    *("test_slurm.py", "test_processes.py", "test_study.py", "test_meshes.py", "test_clouds.py", "test_claims.py"),
-    "test_notebooks.py",
+    *("test_slurm.py", "test_study.py", "test_processes.py", "test_tpu_programs.py", "test_meshes.py"),
+    *("test_published_curves.py", "test_notebooks.py", "test_clouds.py", "test_claims.py", "test_study_report.py"),
+    *("test_acquisition_simulation.py", "test_advice.py", "test_object_store_runs.py"),
 )
 
 
@@ -55,6 +56,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slowest files first, so that all workers finish at about the same time."""
     order = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+# Files that use `noisy` or `underdetermined`, whose fits take a minute: one worker runs all of them.
+_SHARING_FITS = {
+    *("test_claims.py", "test_model_selection.py", "test_critical_sizes.py", "test_best_method_map.py"),
+    *("test_two_stage.py", "test_report_sections.py"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return a scheduler that runs all tests of a file, and all files of _SHARING_FITS, on one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "shared fits" if Path(file).name in _SHARING_FITS else file
+
+    return Scheduler(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +216,7 @@ def read_command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str
     return read
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return XLA's compilation cache, which all processes of this test session share."""
     base = tmp_path_factory.getbasetemp()
