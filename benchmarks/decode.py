@@ -1,7 +1,7 @@
 """Time decoding: python benchmarks/decode.py --shape=s1 --beams=4
 
 Prints a JSON line: seconds to generate 64 new tokens after each of 32 prompts of 64 tokens (median after warm-up,
-including prefill), tokens/s, and the number of compiled programs. A shape is s1 or s2 of train_step.py or a size of the
+including prefill), tokens/s, and the number of compiled programs. A shape is one of train_step.py or a size of the
 model ladder, with random parameters. No token ends a text. With --paced it decodes once per line on stdin, so that
 several programs can take turns.
 """
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
         "--method", choices=("full", "lora", "prompt"), default="full", help="tuning method of the model"
     )
     parser.add_argument("--vocabulary", type=int, default=8192, help="of a ladder shape")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the shape's")
     add_decoding_arguments(parser)
     arguments = parser.parse_args()
     arguments.length = arguments.prompt + arguments.new_tokens

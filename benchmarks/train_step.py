@@ -1,8 +1,9 @@
 """Time the train step: python benchmarks/train_step.py --shape=s1,300k --method=full,lora,prompt
 
 Prints a JSON line per shape and method: seconds per step (median after warm-up), tokens/s, and achieved GFLOP/s next to
-those of a plain matrix product on the same machine. A shape is a size of the model ladder, or s1 or s2: Llama's
-architecture (sequential blocks, untied head, multi-head attention, float32) with all tokens in the loss. FLOPs are
+those of a plain matrix product on the same machine; on accelerators also MFU, and the peak of device memory beside the
+estimate of the plan command. A shape is a size of the model ladder, or one of Llama's architecture (sequential blocks,
+untied head) with all tokens in the loss: s1 and s2 (float32), llama-1b and llama-8b (bfloat16). FLOPs are
 those of training/flops.py. With --paced it runs one step per line on stdin, so that several programs can take turns.
 """
 
@@ -12,6 +13,7 @@ import itertools
 import json
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,13 @@ import numpy as np
 
 import measuring
 from finetune_scaling import process_setup
+from finetune_scaling.chips import Chip, Slice, chip_of_device
 from finetune_scaling.models.attention_choice import resolve_attention
 from finetune_scaling.models.config import ModelConfig, count_parameters
 from finetune_scaling.models.ladder import LADDER, model_config
+from finetune_scaling.planning.estimate import estimate_step
+from finetune_scaling.planning.layout import Layout
+from finetune_scaling.planning.workload import Workload
 from finetune_scaling.training.flops import training_flops
 from finetune_scaling.training.optimizers import OptimizerConfig
 from finetune_scaling.training.step import State, init_state, make_train_step
@@ -30,7 +36,14 @@ from finetune_scaling.tuning.attach import attach
 from finetune_scaling.tuning.method import TuningMethod, configure
 from finetune_scaling.tuning.registry import METHODS
 
-OPTIONS = {"full": {}, "fmt": {}, "prompt": {"length": 100}, "lora": {"rank": 4, "alpha": 8.0}}
+LOW_RANK = {"rank": 4, "alpha": 8.0}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "fmt": {},
+    "prompt": {"length": 100},
+    "lora": LOW_RANK,
+    "dora": LOW_RANK,
+}
 OPTIMIZERS = {
     "adamw": OptimizerConfig(name="adamw", clip_norm=None, weight_decay=1e-4),
     "adafactor": OptimizerConfig(name="adafactor", clip_norm=None),
@@ -48,17 +61,24 @@ class Shape:
     length: int
 
 
-def llama(layers: int, width: int, heads: int, vocab: int, batch: int) -> Shape:
-    """Return a model with Llama's architecture in float32, and its batch."""
+def llama(layers: int, width: int, heads: int, vocab: int, batch: int, length: int = 256, **fields: Any) -> Shape:
+    """Return a model with Llama's architecture, by default in float32, and its batch."""
     model = ModelConfig(
-        vocab_size=vocab, layers=layers, model_dim=width, heads=heads, kv_heads=heads, head_dim=width // heads,
-        ffn_dim=4 * width, block="sequential", tied_head=False, scale_logits=False, embedding_std=0.02,
-        compute_dtype="float32",
+        vocab_size=vocab, layers=layers, model_dim=width, heads=heads, head_dim=width // heads, block="sequential",
+        tied_head=False, scale_logits=False, embedding_std=0.02, max_length=2 * length,
+        **{"kv_heads": heads, "ffn_dim": 4 * width, "compute_dtype": "float32", **fields},
     )  # fmt: skip
-    return Shape(model, batch, length=256)
+    return Shape(model, batch, length)
 
 
-PEER_SHAPES = {"s1": llama(4, 256, 4, 8192, batch=16), "s2": llama(8, 512, 8, 16384, batch=8)}
+PEER_SHAPES = {
+    "s1": llama(4, 256, 4, 8192, batch=16),
+    "s2": llama(8, 512, 8, 16384, batch=8),
+    "llama-1b": llama(16, 2048, 16, 32_000, batch=16, length=512, compute_dtype="bfloat16"),
+    "llama-8b": llama(
+        32, 4096, 32, 128_256, batch=4, length=4096, kv_heads=8, ffn_dim=14_336, compute_dtype="bfloat16", remat="full"
+    ),
+}
 
 
 def main() -> None:
@@ -78,10 +98,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", type=names, default=["s1"], help=f"of {', '.join([*PEER_SHAPES, *LADDER])}")
     parser.add_argument("--method", type=names, default=["full", "lora", "prompt"], help=f"of {', '.join(OPTIONS)}")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
-    parser.add_argument("--batch", type=int, default=16, help="rows of a ladder shape's batch")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a ladder shape's row")
+    parser.add_argument("--rank", type=int, help="of LoRA and DoRA; default: 4")
+    parser.add_argument("--batch", type=int, help="rows; default: the shape's, 16 of the ladder's")
+    parser.add_argument("--length", type=int, help="tokens of a row; default: the shape's, 256 of the ladder's")
     parser.add_argument("--vocabulary", type=int, default=8192, help="of a ladder shape")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the shape's")
     parser.add_argument("--attention", default="auto", help="implementation, a value of model.attention")
     parser.add_argument("--warmup", type=int, default=2, help="untimed steps; the first one compiles")
     parser.add_argument("--steps", type=int, default=7)
@@ -100,7 +121,7 @@ def parse_arguments() -> argparse.Namespace:
 def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, object]:
     """Time one shape and method; return the figures."""
     shape = shape_named(name, arguments)
-    tuning = configure(METHODS, {"name": "full" if method == "fmt" else method, **OPTIONS[method]})
+    tuning = configure(METHODS, method_block(method, arguments.rank))
     model = dataclasses.replace(shape.model, attention=arguments.attention)
     model = resolve_attention(model, jax.default_backend(), shape.length + tuning.prompt_length)
     shape = dataclasses.replace(shape, model=model)
@@ -108,6 +129,8 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
     matmul = matmul_gflops(shape.model.compute_dtype)
     timing = measuring.time_steps(trainer.step, arguments.warmup, arguments.steps, arguments.paced)
     flops = training_flops(shape.model, tuning, 1, shape.batch, shape.length)
+    chip = chip_of_device(jax.devices()[0].device_kind)
+    on_chip = {} if chip is None else chip_figures(chip, shape, tuning, arguments.optimizer, flops / timing.median_s)
     return {
         "peer": "finetune_scaling", "jax": jax.__version__, "device": jax.devices()[0].device_kind,
         "shape": name, "method": method, "optimizer": arguments.optimizer, "dtype": shape.model.compute_dtype,
@@ -118,18 +141,40 @@ def measure(name: str, method: str, arguments: argparse.Namespace) -> dict[str, 
         "tokens_per_s": round(shape.batch * shape.length / timing.median_s),
         "gflop_per_s": round(flops / timing.median_s / 1e9, 1),
         "matmul_gflop_per_s": round(matmul, 1),
-        "peak_rss_mib": measuring.peak_memory_mib(),
+        "peak_rss_mib": measuring.peak_memory_mib(), **on_chip,
         "first_loss": round(trainer.losses[0], 3), "last_loss": round(trainer.losses[-1], 3),
     }  # fmt: skip
 
 
+def method_block(method: str, rank: int | None) -> dict[str, Any]:
+    """Return the fields of a config's `method`."""
+    scaled = {} if rank is None or "rank" not in OPTIONS[method] else {"rank": rank, "alpha": 2.0 * rank}
+    return {"name": "full" if method == "fmt" else method, **OPTIONS[method], **scaled}
+
+
+def chip_figures(
+    chip: Chip, shape: Shape, tuning: TuningMethod, optimizer: str, flops_per_second: float
+) -> dict[str, object]:
+    """Return MFU, and the peak of device memory beside that of the plan command, in MiB."""
+    workload = Workload(shape.model, tuning, OPTIMIZERS[optimizer], shape.batch, shape.length, evaluation_batch=1)
+    planned = estimate_step(workload, Slice(chip, (1,)), Layout(1, 1, 1, remat=shape.model.remat)).peak
+    measured = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return {
+        "mfu": round(flops_per_second / chip.peak_flops, 4),
+        "peak_device_mib": measured >> 20,
+        "planned_peak_mib": planned >> 20,
+    }
+
+
 def shape_named(name: str, arguments: argparse.Namespace) -> Shape:
-    """Return a shape of PEER_SHAPES, or a size of the ladder with the batch of the arguments."""
+    """Return a shape of PEER_SHAPES or a size of the ladder, with the batch, length and dtype of the arguments."""
     if name in PEER_SHAPES:
         shape = PEER_SHAPES[name]
-        return dataclasses.replace(shape, model=dataclasses.replace(shape.model, compute_dtype=arguments.dtype))
-    model = model_config({"name": name, "compute_dtype": arguments.dtype}, arguments.vocabulary)
-    return Shape(model, arguments.batch, arguments.length)
+    else:
+        fields = {"name": name, "compute_dtype": "float32", "max_length": 4096}
+        shape = Shape(model_config(fields, arguments.vocabulary), batch=16, length=256)
+    model = dataclasses.replace(shape.model, compute_dtype=arguments.dtype or shape.model.compute_dtype)
+    return Shape(model, arguments.batch or shape.batch, arguments.length or shape.length)
 
 
 class Trainer:

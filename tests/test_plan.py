@@ -83,7 +83,7 @@ def test_two_processes_compile_at_the_same_time() -> None:
 @pytest.mark.slow
 def test_a_program_that_does_not_fit_has_the_requested_memory() -> None:
     pytest.importorskip("libtpu")
-    huge = (*SMALL[:2], "--batch=4194304", "--length=64")
+    huge = (*SMALL[:2], "--batch=131072", "--length=64")
     code, printed, errors = plan(*huge, "--topology=v5e:1x1", "--training-only", "--json")
     assert code == 0, errors
     result = json.loads(printed)
