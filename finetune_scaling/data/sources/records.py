@@ -99,6 +99,8 @@ def _any_text(record: Mapping[str, Any], field: str, where: str) -> str:
 def _value(record: Mapping[str, Any], field: str, where: str) -> Any:
     """Return the value of a field, whose dots separate the keys of nested groups or belong to a key."""
     names = field.split(".")
+    if len(names) == 1 and field in record:  # the usual case, several times as fast
+        return record[field]
     found = list(_readings(record, names))
     if len(found) == 1:
         return found[0][1]
