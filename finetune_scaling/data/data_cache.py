@@ -128,7 +128,7 @@ def _turn(path: Path) -> Iterator[None]:
     """Hold the lock of an entry, so that only one process computes it; none on a file system without locks."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:  # the warning is that of writing
         yield
         return
