@@ -117,7 +117,7 @@ def test_config_errors_name_the_field(what, changes, kind, message, tiny_runs, t
 def test_errors_come_before_data_is_encoded_and_parameters_are_read(
     what, changes, kind, message, tiny_runs, tmp_path, monkeypatch
 ):
-    for name in ("prepare_run_data", "initialize_model"):
+    for name in ("prepare_run_data", "unloaded_model"):
         monkeypatch.setattr(experiment, name, lambda *_: pytest.fail("work before all checks"))
     with pytest.raises(kind, match=message):
         run(tiny_runs.config(what, **changes), tmp_path / "run")
